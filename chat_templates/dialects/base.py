@@ -1,0 +1,66 @@
+"""What a dialect of the chat template is: one engine's way of writing it down, and that engine's renderer.
+
+Knows the protocol every dialect follows and the facts about the tokenizer that the prompts depend on.
+Does not know any particular dialect, nor how equality is proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from chat_templates.template import Message
+from errors import TemplateError
+
+if TYPE_CHECKING:
+    from chat_templates.sources.source import TemplateSource
+    from chat_templates.stops import Stops
+
+__all__ = ["Dialect", "DialectFacts", "DialectRefused"]
+
+
+@dataclass(frozen=True)
+class DialectFacts:
+    """What a dialect must know about the checkpoint beyond the template."""
+
+    bos_token: str | None = None
+    eos_token: str | None = None
+    adds_bos: bool = False
+    """The engine's tokenizer puts BOS in front of every prompt by itself."""
+    name: str = "model"
+    """The model's name, for identifiers that must be unique."""
+
+
+class DialectRefused(TemplateError):
+    """The dialect has no way to say this template at all; the message is the reason in words."""
+
+
+class Dialect(Protocol):
+    """One engine's template language."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def filename(self) -> str:
+        """The name its file has in an output directory."""
+
+    def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:
+        """Return the file's text. Raises `DialectRefused` when the template cannot be said at all."""
+
+    def render(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        facts: DialectFacts,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """Return the prompt the engine feeds the model when its template file is `text`.
+
+        BOS is part of it whoever adds it. Raises `TemplateError` where the engine would fail, and
+        `DialectRefused` where the engine has no such request at all (no tools, no continuation).
+        """
