@@ -1,0 +1,357 @@
+"""The `portside` command: a command parses, calls one function of one room, and prints the result.
+
+Heavy imports live inside the commands, so that `portside --help` answers at once. What a result looks like on
+a terminal is `console.py`'s business; with `--json` one JSON object goes to stdout and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from errors import Interrupted, PortsideError, UsageError
+
+if TYPE_CHECKING:
+    from chat_templates import TemplateSource
+    from checkpoint import Checkpoint
+
+__all__ = ["main"]
+
+ENGINES = ("llamacpp", "vllm")
+DIALECTS = ("jinja", "ollama", "lmdeploy")
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+TEMPLATE = click.option(
+    "--template",
+    "source",
+    metavar="SOURCE",
+    default="checkpoint",
+    show_default=True,
+    help="The chat template the model was trained with: checkpoint, family:NAME, FILE.jinja or FILE.toml.",
+)
+TYPES = click.option(
+    "--type",
+    "types",
+    metavar="TYPE",
+    multiple=True,
+    help="Quantization, e.g. q8_0, q4_k_m, bf16. May be given several times: the weights are read once.",
+)
+
+
+class Group(click.Group):
+    """A click group that turns every failure of ours into one paragraph and its exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        arguments = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
+        try:
+            result = super().main(*args, **kwargs)
+        except click.exceptions.Exit as stop:
+            sys.exit(stop.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            self._fail(Interrupted(), arguments)
+        except PortsideError as error:
+            if "--debug" in arguments:
+                raise
+            self._fail(error, arguments)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+        sys.exit(result if isinstance(result, int) else 0)
+
+    def _fail(self, error: PortsideError, arguments: list[str]) -> NoReturn:
+        from console import print_error
+
+        if "--json" in arguments:
+            problem = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            click.echo(json.dumps({"error": problem}, ensure_ascii=False))
+        print_error(error)
+        sys.exit(error.exit_code)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="portside", message="portside %(version)s")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def main(debug: bool) -> None:
+    """From a merged Hugging Face checkpoint to a served model that answers as it was trained."""
+    del debug  # read from the arguments by Group.main, which outlives this function
+
+
+def verb(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`, and print what the command returns.
+
+    A command returns its JSON-able result, a function that shows it to a person, and its exit code.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+    @functools.wraps(command)
+    def run(as_json: bool, **options: Any) -> int:
+        data, show, code = command(**options)
+        if as_json:
+            click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        else:
+            show()
+        return int(code)
+
+    return run
+
+
+def _open(model: Path, source: str) -> tuple[Checkpoint, TemplateSource]:
+    from chat_templates import load_source
+    from checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(model)
+    return checkpoint, load_source(source, checkpoint)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@verb
+def sample(directory: Path) -> tuple[Any, Callable[[], None], int]:
+    """Write a real merged checkpoint (SmolLM2-135M-Instruct) to DIRECTORY, without any hub."""
+    import console
+    from checkpoint.sample import write_sample
+
+    with console.progress("Writing the sample") as advance:
+        path = write_sample(directory, progress=advance)
+    return {"path": str(path)}, lambda: console.print_line(f"Wrote {path}"), 0
+
+
+@main.command()
+@MODEL
+@TEMPLATE
+@verb
+def inspect(model: Path, source: str) -> tuple[Any, Callable[[], None], int]:
+    """Tell what MODEL is, and what would go wrong when it is served."""
+    import console
+    from chat_templates import inspect_model
+
+    inspection = inspect_model(model, source)
+    code = 3 if inspection.errors else 0
+    return inspection.as_json(), lambda: console.show_inspection(inspection), code
+
+
+@main.command()
+@MODEL
+@TEMPLATE
+@click.option(
+    "--to", "dialects", type=click.Choice(DIALECTS), multiple=True, help="Only this dialect (repeatable)."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the dialects and proof.json here."
+)
+@click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
+@verb
+def template(
+    model: Path, source: str, dialects: tuple[str, ...], output: Path | None, allow_inexact: bool
+) -> tuple[Any, Callable[[], None], int]:
+    """Write MODEL's chat template in every dialect, with the proof that each renders the same prompts."""
+    import console
+    from chat_templates import export_dialects, prove
+
+    checkpoint, training = _open(model, source)
+    proof = prove(training, checkpoint, dialects or DIALECTS)
+    files = export_dialects(proof, output, allow_inexact=allow_inexact) if output else {}
+    asked_and_refused = [name for name in dialects if not proof.dialects[name].ok]
+    code = 1 if asked_and_refused else 0
+    return proof.as_json(files), lambda: console.show_proof(proof, files), code
+
+
+@main.command()
+@MODEL
+@TYPES
+@TEMPLATE
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory for the files [default: .]")
+@click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
+@click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
+@click.option("--dry-run", is_flag=True, help="Print the plan, convert nothing.")
+@verb
+def gguf(
+    model: Path,
+    types: tuple[str, ...],
+    source: str,
+    output: Path | None,
+    as_is: bool,
+    threads: int | None,
+    dry_run: bool,
+) -> tuple[Any, Callable[[], None], int]:
+    """Convert MODEL straight to quantized GGUF files, in one read of the weights."""
+    import console
+    from chat_templates import analyse_stops
+    from checkpoint import Checkpoint
+    from convert import plan_conversion, run_conversion
+
+    training, stops = None, None
+    if as_is:
+        checkpoint = Checkpoint.open(model)
+    else:
+        checkpoint, training = _open(model, source)
+        stops = analyse_stops(training, checkpoint)
+    plan = plan_conversion(checkpoint, types or ("q8_0",), output or Path(), source=training, stops=stops)
+    if dry_run:
+        return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
+    console.show_warnings(plan.findings)
+    with console.progress(f"Converting {checkpoint.name}") as advance:
+        files = run_conversion(plan, progress=advance, threads=threads)
+    data = {"files": [file.as_json() for file in files]}
+    return data, lambda: console.show_files(files), 0
+
+
+@main.command()
+@MODEL
+@TEMPLATE
+@click.option("--gguf", "gguf_file", type=click.Path(path_type=Path), help="The GGUF file that FROM names.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of stdout.")
+@verb
+def modelfile(
+    model: Path, source: str, gguf_file: Path | None, output: Path | None
+) -> tuple[Any, Callable[[], None], int]:
+    """Write the Ollama Modelfile of MODEL: template, stops and context length as the model was trained."""
+    import console
+    from deploy.bundle import make_modelfile
+    from files import write_text
+
+    checkpoint, training = _open(model, source)
+    text = make_modelfile(checkpoint, training, gguf_file)
+    if output:
+        write_text(output, text)
+        return {"file": str(output), "modelfile": text}, lambda: console.print_line(f"Wrote {output}"), 0
+    return {"file": None, "modelfile": text}, lambda: click.echo(text, nl=False), 0
+
+
+@main.command()
+@MODEL
+@TYPES
+@TEMPLATE
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The bundle's directory [default: NAME-portside]"
+)
+@click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
+@verb
+def build(
+    model: Path, types: tuple[str, ...], source: str, output: Path | None, allow_inexact: bool
+) -> tuple[Any, Callable[[], None], int]:
+    """Build the deployable bundle of MODEL: GGUF files, Modelfile, templates, proof and manifest."""
+    import console
+    from deploy.bundle import build_bundle
+
+    checkpoint, training = _open(model, source)
+    directory = output or Path(f"{checkpoint.name}-portside")
+    with console.progress(f"Building {directory.name}") as advance:
+        bundle = build_bundle(
+            checkpoint, training, types or ("q8_0",), directory, allow_inexact=allow_inexact, progress=advance
+        )
+    return bundle.as_json(), lambda: console.show_bundle(bundle), 0
+
+
+@main.command()
+@verb
+def engines() -> tuple[Any, Callable[[], None], int]:
+    """Tell which engines are installed, where, and which version."""
+    import console
+    from deploy import detect_engines
+
+    found = detect_engines()
+    return {"engines": [engine.as_json() for engine in found]}, lambda: console.show_engines(found), 0
+
+
+@main.command()
+@click.argument("engine", type=click.Choice(ENGINES))
+@MODEL
+@TEMPLATE
+@click.option(
+    "--type", "gguf_type", metavar="TYPE", default="q8_0", show_default=True, help="GGUF type (llamacpp)."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free port."
+)
+@click.option("--name", help="The model's name in the API [default: the directory's name]")
+@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="Require this key (better: set PORTSIDE_API_KEY).")
+@click.option(
+    "--as-is", is_flag=True, help="Serve the checkpoint untouched: repair neither template nor stops."
+)
+@click.option("--runtime", help="llamacpp: embedded or llama-server [default: llama-server if on PATH]")
+@click.option("--allow-unhealthy", is_flag=True, help="Keep serving when a check fails.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, start nothing.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout once ready, nothing else."
+)
+@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE ARGS…]")
+def serve(dry_run: bool, as_json: bool, **options: Any) -> int:
+    """Serve MODEL on ENGINE, prove that it answers as it was trained, and watch it until Ctrl-C."""
+    import console
+    from deploy import ServeRequest, plan_serving, serve_in_foreground
+
+    if options["host"] not in ("127.0.0.1", "localhost", "::1") and not options["api_key"]:
+        console.print_warning("Anyone who reaches this address can use the model; set PORTSIDE_API_KEY.")
+    request = ServeRequest(**options)
+    with console.progress("Preparing the model") as advance:
+        plan = plan_serving(request, progress=advance, execute=not dry_run)
+    if dry_run:
+        console.show_serve_plan(plan, as_json=as_json)
+        return 0
+    return serve_in_foreground(plan, console.ServeView(plan, as_json=as_json))
+
+
+@main.command()
+@click.argument("url")
+@click.option(
+    "--checkpoint", "model", type=click.Path(path_type=Path), help="Compare with this model's training."
+)
+@TEMPLATE
+@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
+@click.option("--model-name", help="The model to ask [default: the first the server lists]")
+@verb
+def health(
+    url: str, model: Path | None, source: str, api_key: str | None, model_name: str | None
+) -> tuple[Any, Callable[[], None], int]:
+    """Check a running OpenAI-compatible server: it answers, stops by itself, and renders the trained prompt."""
+    import console
+    from chat_templates import load_source
+    from deploy import check_health
+
+    if model is None and source == "checkpoint":
+        checkpoint, training = None, None
+    elif model is None:
+        checkpoint, training = None, load_source(source, None)
+    else:
+        checkpoint, training = _open(model, source)
+    report = check_health(url, checkpoint=checkpoint, source=training, api_key=api_key, model=model_name)
+    return report.as_json(), lambda: console.show_health(report), 0 if report.ok else 1
+
+
+@main.command()
+@click.argument("url")
+@click.option(
+    "-m", "--message", "messages", multiple=True, help="Say this and leave (repeatable: several turns)."
+)
+@click.option("--system", help="A system message.")
+@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
+@click.option("--model-name", help="The model to ask [default: the first the server lists]")
+@verb
+def chat(
+    url: str, messages: tuple[str, ...], system: str | None, api_key: str | None, model_name: str | None
+) -> tuple[Any, Callable[[], None], int]:
+    """Talk with a running server: multi-turn, streamed through the official openai client."""
+    import console
+    from deploy.chat import Chat
+
+    talk = Chat(url, api_key=api_key, model=model_name, system=system)
+    if not messages and not sys.stdin.isatty():
+        raise UsageError("There is no terminal to chat in.", hint="Pass what to say with -m TEXT.")
+    console.converse(talk, messages)
+    return {"model": talk.model, "messages": list(talk.messages)}, lambda: None, 0
+
+
+if __name__ == "__main__":
+    main()
