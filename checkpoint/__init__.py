@@ -1,0 +1,21 @@
+"""What comes in: the config, tokenizer and weights of a merged Hugging Face checkpoint, as typed facts."""
+
+from checkpoint.config import GenerationConfig, ModelConfig
+from checkpoint.findings import CheckpointFlaw, Finding
+from checkpoint.model import ChatTemplates, Checkpoint
+from checkpoint.safetensors import TensorInfo
+from checkpoint.tokenizer import AddedToken, Tokenizer
+from checkpoint.weights import Weights
+
+__all__ = [
+    "AddedToken",
+    "ChatTemplates",
+    "Checkpoint",
+    "CheckpointFlaw",
+    "Finding",
+    "GenerationConfig",
+    "ModelConfig",
+    "TensorInfo",
+    "Tokenizer",
+    "Weights",
+]

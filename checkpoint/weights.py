@@ -1,0 +1,250 @@
+"""The weights of a checkpoint: which tensors there are, and their bytes without a copy.
+
+Knows: `model.safetensors`, or shards listed in `model.safetensors.index.json`. Does not know what a tensor is
+for. Weights stored as pickles (`pytorch_model.bin`) are never opened: loading them runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoint.findings import CheckpointFlaw
+from checkpoint.jsonfile import MEGABYTE, file_size, read_object
+from checkpoint.safetensors import Header, TensorInfo, read_header
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["INDEX", "SINGLE", "Weights"]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_NUMPY = {
+    "BOOL": "bool",
+    "BF16": "uint16",  # numpy has no bfloat16; the bits are handed out as they are
+    "F8_E4M3": "uint8",
+    "F8_E5M2": "uint8",
+    "F8_E8M0": "uint8",
+    "F8_E4M3FNUZ": "uint8",
+    "F8_E5M2FNUZ": "uint8",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "F16": "float16",
+    "U32": "uint32",
+    "I32": "int32",
+    "F32": "float32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
+    "C64": "complex64",
+}
+
+
+class Weights:
+    """All tensors of a checkpoint. Opening reads the headers of all shards and no tensor."""
+
+    def __init__(self, headers: Mapping[str, Header], tensors: Mapping[str, TensorInfo]) -> None:
+        self.headers = headers
+        """File name -> header of each shard that is in use."""
+        self._tensors = tensors
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    @classmethod
+    def open(cls, directory: Path) -> Weights:
+        """Find the weights below `directory`; raises `CheckpointFlaw` when any part is missing or damaged.
+
+        As in transformers, `model.safetensors` wins where an index is there as well.
+        """
+        if file_size(directory / SINGLE) is not None:
+            header = read_header(directory / SINGLE)
+            return cls({SINGLE: header}, header.tensors)
+        index = read_object(directory / INDEX, 64 * MEGABYTE)
+        if index is None:
+            raise _no_weights(directory)
+        weight_map = _weight_map(directory / INDEX, index)
+        headers = _shard_headers(directory, weight_map)
+        return cls(headers, _collect(directory / INDEX, weight_map, headers))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tensor names in the order of the index (of the header, for a single file)."""
+        return tuple(self._tensors)
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        return iter(self._tensors.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        """Return what is known of tensor `name`; raises `CheckpointFlaw` when there is none."""
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise CheckpointFlaw(
+                "tensor-missing",
+                f"The checkpoint has no tensor {name}.",
+                hint="Save the merged model again; look for an interrupted merge.",
+            ) from None
+
+    def raw(self, name: str) -> np.ndarray[Any, Any]:
+        """Return tensor `name` as stored: read-only, over the mapped file, no copy.
+
+        BF16 comes as uint16 and the 8-bit floats as uint8, for numpy has no such types.
+        """
+        import numpy as np
+
+        info = self.info(name)
+        if info.dtype not in _NUMPY:
+            raise CheckpointFlaw(
+                "dtype-unsupported", f"Tensor {name} in {info.file} has the dtype {info.dtype}."
+            )
+        dtype = np.dtype(_NUMPY[info.dtype])
+        if info.elements == 0:
+            return np.empty(info.shape, dtype)
+        return np.frombuffer(self._map(info.file), dtype, info.elements, info.start).reshape(info.shape)
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored elements; a tied output matrix is not stored and not counted."""
+        return sum(info.elements for info in self)
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.nbytes for info in self)
+
+    @cached_property
+    def dtype(self) -> str | None:
+        """The dtype ("BF16", …) in which most bytes are stored; None for no tensors."""
+        sizes: Counter[str] = Counter()
+        for info in self:
+            sizes[info.dtype] += info.nbytes
+        return sizes.most_common(1)[0][0] if sizes else None
+
+    def fingerprint(self) -> str:
+        """Return a cheap identity: header digest, size and modification time of every shard, hashed."""
+        digest = hashlib.sha256()
+        for name, header in sorted(self.headers.items()):
+            digest.update(
+                f"{name}\0{header.digest}\0{header.size}\0{header.file.stat().st_mtime_ns}\n".encode()
+            )
+        return digest.hexdigest()
+
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._maps:
+            try:
+                with path.open("rb") as stream:
+                    self._maps[path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise CheckpointFlaw("unreadable", f"{path} cannot be mapped: {error}.") from error
+            # Where a shard was replaced after opening, its offsets mean nothing any more.
+            if len(self._maps[path]) != self.headers[path.name].size:
+                raise CheckpointFlaw("shard-truncated", f"{path} changed its size while it was being read.")
+        return self._maps[path]
+
+
+def _weight_map(path: Path, index: Mapping[str, Any]) -> dict[str, str]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointFlaw("index-damaged", f"{path} has no weight_map.", hint="Save the checkpoint again.")
+    for name, shard in weight_map.items():
+        if not _plain_name(shard):
+            raise CheckpointFlaw(
+                "index-damaged",
+                f"{path} places tensor {name[:80]} in {str(shard)[:80]!r}, which is not the name of a "
+                "safetensors file in the same directory.",
+                hint="Do not trust this checkpoint: a saved index names only files beside it.",
+            )
+    return weight_map
+
+
+def _plain_name(shard: object) -> bool:
+    return (
+        isinstance(shard, str)
+        and shard.endswith(".safetensors")
+        and len(shard) < 256
+        and shard.isprintable()
+        and not set(shard) & set("/\\:")
+    )
+
+
+def _shard_headers(directory: Path, weight_map: Mapping[str, str]) -> dict[str, Header]:
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if file_size(directory / shard) is None]
+    if missing:
+        listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CheckpointFlaw(
+            "shard-missing",
+            f"{directory} lacks {len(missing)} of the {len(shards)} shards that {INDEX} lists: {listed}.",
+            hint="Copy or fetch the missing files, or save the checkpoint again.",
+        )
+    return {shard: read_header(directory / shard) for shard in shards}
+
+
+def _collect(
+    path: Path, weight_map: Mapping[str, str], headers: Mapping[str, Header]
+) -> dict[str, TensorInfo]:
+    tensors = {}
+    for name, shard in weight_map.items():
+        info = headers[shard].tensors.get(name)
+        if info is None:
+            raise CheckpointFlaw(
+                "tensor-missing",
+                f"{path} places tensor {name[:80]} in {shard}, which does not hold it.",
+                hint="Index and shards come from different saves: copy or save the checkpoint again.",
+            )
+        tensors[name] = info
+    return tensors
+
+
+def _no_weights(directory: Path) -> CheckpointFlaw:
+    names = _listing(directory)
+    if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
+        return CheckpointFlaw(
+            "torch-bin-weights",
+            f"{directory} has its weights as pickles (pytorch_model*.bin), which run code when loaded.",
+            hint="Save them as safetensors where you trust them: `AutoModelForCausalLM.from_pretrained(DIR, "
+            'dtype="auto").save_pretrained(NEW_DIR)`, and copy the tokenizer files.',
+        )
+    if any(name.startswith("adapter_model") for name in names):
+        return adapter_flaw(directory)
+    if any(name.startswith("model-") and name.endswith(".safetensors") for name in names):
+        return CheckpointFlaw(
+            "index-missing",
+            f"{directory} has shards (model-….safetensors) but no {INDEX}.",
+            hint="Copy the index as well: without it nobody can tell whether all shards are there.",
+        )
+    return CheckpointFlaw(
+        "weights-missing",
+        f"{directory} has neither {SINGLE} nor {INDEX}.",
+        hint="Give the directory of a merged Hugging Face checkpoint with its weights.",
+    )
+
+
+def adapter_flaw(directory: Path) -> CheckpointFlaw:
+    """Return the error for a LoRA adapter that was given instead of a merged checkpoint."""
+    return CheckpointFlaw(
+        "adapter-only",
+        f"{directory} holds a LoRA adapter, not a merged checkpoint.",
+        hint="Merge it into its base model first: `xtuner convert merge BASE ADAPTER OUT`, or "
+        "`llamafactory-cli export` with adapter_name_or_path, or peft's `merge_and_unload()` and `save_pretrained`.",
+    )
+
+
+def _listing(directory: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in directory.iterdir())
+    except OSError as error:
+        raise CheckpointFlaw("unreadable", f"{directory} cannot be listed: {error.strerror}.") from error
