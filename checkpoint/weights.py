@@ -239,7 +239,7 @@ def adapter_flaw(directory: Path) -> CheckpointFlaw:
         "adapter-only",
         f"{directory} holds a LoRA adapter, not a merged checkpoint.",
         hint="Merge it into its base model first: `xtuner convert merge BASE ADAPTER OUT`, or "
-        "`llamafactory-cli export` with adapter_name_or_path, or peft's `merge_and_unload()` and `save_pretrained`.",
+        "`llamafactory-cli export` with adapter_name_or_path, or peft's `merge_and_unload()`.",
     )
 
 
