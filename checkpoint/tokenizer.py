@@ -1,8 +1,8 @@
 """The tokenizer as it is stored: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`.
 
 Knows: every token by id, the named special tokens, and how text becomes ids (through the `tokenizers`
-library, from tokenizer.json itself: transformers 5 replaces the pre-tokenizer of some families). Does not know
-chat templates.
+library, from tokenizer.json itself: transformers 5 replaces the pre-tokenizer of some families). Does not
+know chat templates.
 """
 
 from __future__ import annotations
