@@ -37,7 +37,9 @@ class Thinking:
     open: str = "<think>"
     close: str = "</think>"
     strip_history: bool = True
-    """Past answers lose everything up to and including the last `close` (and the white space after it)."""
+    """Past answers lose everything up to and including the last `close`."""
+    strip_after: bool = True
+    """The white space after that `close` is lost too."""
 
 
 @dataclass(frozen=True)
@@ -129,5 +131,6 @@ class ChatTemplate:
             raise TemplateError(f"The chat template {self.name!r} takes text only, not a list of parts.")
         thinking = self.thinking
         if role == "assistant" and past and thinking and thinking.strip_history and thinking.close in content:
-            content = content.rpartition(thinking.close)[2].lstrip()
+            content = content.rpartition(thinking.close)[2]
+            content = content.lstrip() if thinking.strip_after else content
         return content.strip() if role in self.trimmed else content

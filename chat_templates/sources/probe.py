@@ -1,0 +1,296 @@
+"""A chat template's form, found by rendering its Jinja with marked conversations and taking differences.
+
+Knows how a linear template falls apart into prefixes and suffixes. Never reads the Jinja's text: what it
+does is all that counts. What is found is accepted only if it renders every plain chat as the Jinja does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from chat_templates.conversations import cases_of
+from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed, shared_worker
+from chat_templates.template import ChatTemplate, Markup, Message, Thinking
+from errors import TemplateError
+
+__all__ = ["Probed", "depends_on_date", "probe"]
+
+_DATES = ("1987-03-09T10:11:12", "2033-11-28T21:22:23")
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The form, or the reason in words why there is none."""
+
+    form: ChatTemplate | None
+    refusal: str | None = None
+    broken: RenderFailed | None = None
+    """Set when the template does not even render one question."""
+
+
+class _NoForm(Exception):
+    """The template is not of the form; the message says where it parts."""
+
+
+def probe(
+    jinja: str,
+    *,
+    name: str,
+    bos_token: str | None = None,
+    eos_token: str | None = None,
+    worker: JinjaWorker | None = None,
+) -> Probed:
+    """Return the form of the Jinja text `jinja`, proven on the plain chats of the suite."""
+    prober = _Prober(jinja, name, bos_token, eos_token, worker or shared_worker())
+    try:
+        return Probed(prober.form())
+    except RenderFailed as error:
+        return Probed(None, error.message, broken=error)
+    except _NoForm as reason:
+        return Probed(None, str(reason))
+
+
+def depends_on_date(
+    jinja: str,
+    *,
+    bos_token: str | None = None,
+    eos_token: str | None = None,
+    worker: JinjaWorker | None = None,
+) -> bool:
+    """Say whether today's date gets into the prompt."""
+    message = [_user(1)]
+    requests = [JinjaRequest(message, bos_token=bos_token, eos_token=eos_token, now=now) for now in _DATES]
+    first, second = (worker or shared_worker()).render_all(jinja, requests)
+    return isinstance(first, str) and isinstance(second, str) and first != second
+
+
+def _user(number: int) -> Message:
+    return {"role": "user", "content": f"QUESTION{number}Q"}
+
+
+def _assistant(number: int) -> Message:
+    return {"role": "assistant", "content": f"ANSWER{number}A"}
+
+
+_SYSTEM: Message = {"role": "system", "content": "SYSTEMZERO0S"}
+_PADDED = {"system": "  SYSTEMZERO0S  ", "user": "\n QUESTION1Q \n", "assistant": "\n ANSWER1A \n"}
+_TALK: tuple[Message, ...] = (_user(1), _assistant(1), _user(2), _assistant(2), _user(3))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The texts between the contents of a rendering, cut where the form cuts."""
+
+    head: str
+    user_suffix: str
+    assistant_prefix: str
+    assistant_suffix: str
+    rest: str
+    """Between an assistant's suffix and the next question: separator and user prefix."""
+    generation_prompt: str
+
+
+class _Prober:
+    def __init__(self, jinja: str, name: str, bos: str | None, eos: str | None, worker: JinjaWorker) -> None:
+        self._jinja, self._name, self._bos, self._eos, self._worker = jinja, name, bos, eos, worker
+
+    def form(self) -> ChatTemplate:
+        """Return the first candidate that renders the plain chats. Raises `_NoForm`, `RenderFailed`."""
+        self._try([_user(1)])
+        if depends_on_date(self._jinja, bos_token=self._bos, eos_token=self._eos, worker=self._worker):
+            raise _NoForm("today's date is part of its prompt")
+        parts = self._parts()
+        system = self._system_pieces()
+        truths = self._truths()
+        complaint = "no way to split it into prefixes and suffixes was found"
+        for candidate in self._candidates(parts, system):
+            difference = _first_difference(candidate, truths)
+            if difference is None:
+                return self._refined(candidate)
+            complaint = difference
+        raise _NoForm(complaint)
+
+    def _try(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
+        request = JinjaRequest(
+            messages, add_generation_prompt=prompt, bos_token=self._bos, eos_token=self._eos
+        )
+        return self._worker.render(self._jinja, request)
+
+    def _maybe(self, messages: Sequence[Message], *, prompt: bool = True) -> str | None:
+        try:
+            return self._try(messages, prompt=prompt)
+        except RenderFailed:
+            return None
+
+    def _parts(self) -> _Parts:
+        talk = self._maybe(_TALK)
+        if talk is None:
+            raise _NoForm("it refuses a conversation of several turns")
+        head, mid, after, mid2, after2, tail = _cut(talk, _TALK)
+        if (mid, after) != (mid2, after2):
+            raise _NoForm("it writes later turns differently from the first")
+        closed = self._maybe([_user(1)], prompt=False)
+        open_end = _cut(closed, [_user(1)])[-1] if closed is not None else ""
+        user_suffix = _common_prefix(_common_prefix(mid, tail), open_end)
+        ended = self._maybe(_TALK[:2], prompt=False)
+        ending = _cut(ended, _TALK[:2])[-1] if ended is not None else after
+        assistant_suffix = _common_prefix(after, ending)
+        return _Parts(
+            head=head,
+            user_suffix=user_suffix,
+            assistant_prefix=mid[len(user_suffix) :],
+            assistant_suffix=assistant_suffix,
+            rest=after[len(assistant_suffix) :],
+            generation_prompt=tail[len(user_suffix) :],
+        )
+
+    def _system_pieces(self) -> tuple[str, str] | None:
+        """Return the texts before and after a system message, up to the question; None if it is refused."""
+        talk = (_SYSTEM, *_TALK)
+        text = self._maybe(talk)
+        if text is None:
+            return None
+        if _SYSTEM["content"] not in text:
+            raise _NoForm("it drops the system message without a word")
+        pieces = _cut(text, talk, complaint="it does not write the system message before the first question")
+        return pieces[0], pieces[1]
+
+    def _candidates(self, parts: _Parts, system: tuple[str, str] | None) -> Iterator[ChatTemplate]:
+        bos = self._bos if self._bos and parts.head.startswith(self._bos) else ""
+        head = parts.head[len(bos) :]
+        for user_prefix in _prefixes(head, parts.rest):
+            before = head[: len(head) - len(user_prefix)]
+            plain = ChatTemplate(
+                name=self._name,
+                user=Markup(user_prefix, parts.user_suffix),
+                assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
+                generation_prompt=parts.generation_prompt,
+                bos=bos,
+                separator=parts.rest[: len(parts.rest) - len(user_prefix)],
+            )
+            if system is None:
+                yield replace(plain, no_system=before)
+            else:
+                yield from self._own_turn(plain, before, *system)
+        if system is not None:
+            yield from self._first_user(parts, bos, *system)
+
+    def _own_turn(self, plain: ChatTemplate, before: str, pre: str, post: str) -> Iterator[ChatTemplate]:
+        if not (pre.startswith(plain.bos) and post.endswith(plain.user.prefix)):
+            return
+        markup = Markup(pre[len(plain.bos) :], post[: len(post) - len(plain.user.prefix)])
+        yield self._with_default(replace(plain, system=markup), before)
+
+    def _first_user(self, parts: _Parts, bos: str, pre: str, post: str) -> Iterator[ChatTemplate]:
+        """Yield the forms whose system block stands between the user's prefix and the question."""
+        head = parts.head[len(bos) :]
+        shared = _common_prefix(_common_prefix(pre[len(bos) :], head), head)
+        for user_prefix in dict.fromkeys((shared, *(p for p in _prefixes(shared, parts.rest)))):
+            if not (parts.rest.endswith(user_prefix) and shared.startswith(user_prefix)):
+                continue
+            plain = ChatTemplate(
+                name=self._name,
+                user=Markup(user_prefix, parts.user_suffix),
+                assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
+                generation_prompt=parts.generation_prompt,
+                bos=bos,
+                separator=parts.rest[: len(parts.rest) - len(user_prefix)],
+                system=Markup(pre[len(bos) + len(user_prefix) :], post),
+                system_placement="first_user",
+            )
+            yield self._with_default(plain, head[len(user_prefix) :])
+
+    def _with_default(self, form: ChatTemplate, before: str) -> ChatTemplate:
+        """Read the text that stands where the system block would as a default system message, or as such."""
+        markup = form.system
+        assert markup is not None
+        inner = len(before) - len(markup.prefix) - len(markup.suffix)
+        framed = before.startswith(markup.prefix) and before.endswith(markup.suffix) and inner >= 0
+        if framed and (markup.prefix or markup.suffix):
+            form = replace(form, default_system=before[len(markup.prefix) : len(markup.prefix) + inner])
+        else:
+            form = replace(form, no_system=before)
+        empty = self._maybe([{"role": "system", "content": ""}, _user(1)])
+        if empty is not None and empty == self._maybe([_user(1)]):
+            form = replace(form, empty_system="absent")
+        return form
+
+    def _truths(self) -> list[tuple[str, Sequence[Message], str | RenderFailed]]:
+        cases = cases_of("chat")
+        requests = [JinjaRequest(c.messages, bos_token=self._bos, eos_token=self._eos) for c in cases]
+        results = self._worker.render_all(self._jinja, requests)
+        return [(c.name, c.messages, result) for c, result in zip(cases, results, strict=True)]
+
+    def _refined(self, form: ChatTemplate) -> ChatTemplate:
+        """Add what plain chats do not show: trimming and the stripping of past thoughts."""
+        trimmed = {role for role in _PADDED if self._trims(form, role)}
+        return replace(form, trimmed=frozenset(trimmed), thinking=self._thinking(form))
+
+    def _trims(self, form: ChatTemplate, role: str) -> bool:
+        padded: Message = {"role": role, "content": _PADDED[role]}
+        talk = {
+            "system": [padded, _user(1)],
+            "user": [padded],
+            "assistant": [_user(1), padded, _user(2)],
+        }[role]
+        text = self._maybe(talk)
+        if text is None or (role == "system" and form.system is None):
+            return False
+        return text == replace(form, trimmed=frozenset({role})).render(talk) != form.render(talk)
+
+    def _thinking(self, form: ChatTemplate) -> Thinking | None:
+        answer = {"role": "assistant", "content": "<think>\nTHOUGHT1T\n</think>\n\nANSWER1A"}
+        text = self._maybe([_user(1), answer, _user(2)])
+        opens = "<think>" in form.generation_prompt
+        if text is None or "THOUGHT1T" in text:
+            return Thinking(strip_history=False) if opens else None
+        return Thinking(strip_after="\n\nANSWER1A" not in text)
+
+
+def _cut(
+    text: str,
+    messages: Sequence[Message],
+    complaint: str = "it does not write the messages once each, in their order",
+) -> list[str]:
+    """Split `text` at the contents of `messages`. Raises `_NoForm`."""
+    pieces = []
+    for message in messages:
+        before, found, text = text.partition(message["content"])
+        if not found:
+            raise _NoForm(complaint)
+        pieces.append(before)
+    if any(message["content"] in piece for message in messages for piece in (*pieces, text)):
+        raise _NoForm(complaint)
+    return [*pieces, text]
+
+
+def _common_prefix(left: str, right: str) -> str:
+    length = min(len(left), len(right))
+    same = next((i for i in range(length) if left[i] != right[i]), length)
+    return left[:same]
+
+
+def _common_suffix(left: str, right: str) -> str:
+    return _common_prefix(left[::-1], right[::-1])[::-1]
+
+
+def _prefixes(head: str, rest: str) -> list[str]:
+    """Return the possible user prefixes: what the first and the later questions both follow, or nothing."""
+    return list(dict.fromkeys((_common_suffix(head, rest), "")))
+
+
+def _first_difference(
+    form: ChatTemplate, truths: Sequence[tuple[str, Sequence[Message], str | RenderFailed]]
+) -> str | None:
+    for name, messages, truth in truths:
+        if isinstance(truth, RenderFailed):
+            continue
+        try:
+            said = form.render(messages)
+        except TemplateError:
+            return f"with {name} it does more than a refusal"
+        if said != truth:
+            at = len(_common_prefix(said, truth))
+            return f"with {name} it writes {truth[at : at + 40]!r} where the form has {said[at : at + 40]!r}"
+    return None

@@ -1,0 +1,74 @@
+"""`TemplateSource`: the template a model was trained with, whatever it was read from.
+
+Knows how to render the truth: through the Jinja worker when the source is a Jinja, with the form's own
+renderer otherwise. Does not know where the text came from (`load`) nor how a form is found (`probe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chat_templates.jinja_engine import JinjaRequest, shared_worker
+from chat_templates.template import ChatTemplate, Message
+from errors import TemplateError
+
+__all__ = ["TemplateSource"]
+
+
+@dataclass(frozen=True)
+class TemplateSource:
+    """One chat template: its Jinja text, its form if it has one, and the truth about its prompts."""
+
+    spec: str
+    """What the user named: `checkpoint`, `family:smollm2`, `x.jinja`."""
+    description: str
+    """One line for people, such as "the checkpoint's own chat_template.jinja"."""
+    origin: Literal["jinja", "form"]
+    jinja: str
+    """The Jinja dialect: the original text byte for byte, or written from the form."""
+    form: ChatTemplate | None
+    form_refusal: str | None = None
+    """Why probing found no form, in words; None when there is one."""
+    bos_token: str | None = None
+    eos_token: str | None = None
+    """The texts handed to Jinja as `bos_token` and `eos_token`."""
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """Return the training prompt for `messages`. Raises `TemplateError` when the template does."""
+        if self.origin == "form":
+            if self.form is None:
+                raise TemplateError(f"The template source {self.spec} has no form to render.")
+            return self.form.render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+            )
+        return shared_worker().render(
+            self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools)
+        )
+
+    def request(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> JinjaRequest:
+        """Return the worker's request for one conversation with this source's special tokens."""
+        return JinjaRequest(
+            messages=messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            bos_token=self.bos_token,
+            eos_token=self.eos_token,
+        )
