@@ -2,6 +2,7 @@
 
 from checkpoint.config import GenerationConfig, ModelConfig
 from checkpoint.findings import CheckpointFlaw, Finding
+from checkpoint.inspect import Survey, survey
 from checkpoint.model import ChatTemplates, Checkpoint
 from checkpoint.safetensors import TensorInfo
 from checkpoint.tokenizer import AddedToken, Tokenizer
@@ -15,7 +16,9 @@ __all__ = [
     "Finding",
     "GenerationConfig",
     "ModelConfig",
+    "Survey",
     "TensorInfo",
     "Tokenizer",
     "Weights",
+    "survey",
 ]

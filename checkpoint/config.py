@@ -17,6 +17,35 @@ from checkpoint.findings import CheckpointFlaw
 
 __all__ = ["GenerationConfig", "ModelConfig"]
 
+_TIED_BY_DEFAULT = frozenset(
+    {
+        "bloom",
+        "cohere",
+        "cohere2",
+        "ernie4_5",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gemma3n",
+    }
+    | {
+        "gemma3n_text",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "lfm2",
+        "minicpm",
+        "minicpm3",
+        "mpt",
+        "opt",
+        "smollm3",
+    }
+    | {"starcoder2"}
+)
+"""Language models whose configuration class in transformers ties the embeddings unless told otherwise."""
+
 _LARGEST = 1 << 31  # sizes and ids beyond a 32-bit integer are damage, not models
 
 
@@ -191,13 +220,13 @@ def _architecture(raw: Mapping[str, Any], path: Path) -> str:
 
 
 def _tied(raw: Mapping[str, Any], fields: _Fields) -> bool:
-    # transformers takes the outer value of a multimodal config; absent means tied only for a few families,
-    # which all write it out when they are saved, so absent is read as untied except where lm_head is missing
-    # (the survey compares with the weights).
+    # transformers takes the outer value of a multimodal config, and does not save the key at its default.
     value = raw.get("tie_word_embeddings", fields.raw.get("tie_word_embeddings"))
-    if value is not None and not isinstance(value, bool):
+    if value is None:
+        return fields.raw.get("model_type") in _TIED_BY_DEFAULT
+    if not isinstance(value, bool):
         raise fields.damaged("tie_word_embeddings", value, "true or false")
-    return bool(value)
+    return value
 
 
 def _dtype(fields: _Fields) -> str:

@@ -21,7 +21,7 @@ from checkpoint.safetensors import Header, TensorInfo, read_header
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["INDEX", "SINGLE", "Weights"]
+__all__ = ["INDEX", "SINGLE", "Weights", "adapter_flaw", "list_names"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -210,7 +210,7 @@ def _collect(
 
 
 def _no_weights(directory: Path) -> CheckpointFlaw:
-    names = _listing(directory)
+    names = list_names(directory)
     if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
         return CheckpointFlaw(
             "torch-bin-weights",
@@ -243,7 +243,8 @@ def adapter_flaw(directory: Path) -> CheckpointFlaw:
     )
 
 
-def _listing(directory: Path) -> list[str]:
+def list_names(directory: Path) -> list[str]:
+    """Return the names of what is in `directory`, sorted. Raises `CheckpointFlaw`."""
     try:
         return sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
