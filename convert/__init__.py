@@ -1,0 +1,22 @@
+"""Checkpoint to GGUF in one pass, straight to any quantized type; the bytes are llama.cpp's.
+
+`plan_conversion` decides everything, `run_conversion` does it; `read_gguf` reads the header of any GGUF file.
+"""
+
+from convert.plan import ConversionPlan, FilePlan, plan_conversion
+from convert.reader import GgufSummary, GgufTensor, read_gguf
+from convert.run import ConvertedFile, run_conversion
+from convert.types import TYPES, normalize_type
+
+__all__ = [
+    "TYPES",
+    "ConversionPlan",
+    "ConvertedFile",
+    "FilePlan",
+    "GgufSummary",
+    "GgufTensor",
+    "normalize_type",
+    "plan_conversion",
+    "read_gguf",
+    "run_conversion",
+]

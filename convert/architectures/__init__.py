@@ -1,0 +1,28 @@
+"""The model families that become GGUF files, one small module each."""
+
+from __future__ import annotations
+
+from convert.architectures.base import ComputedTensor, Family, TensorRule, sizes
+from convert.architectures.llama import LLAMA
+from convert.architectures.qwen2 import QWEN2
+from convert.architectures.qwen3 import QWEN3
+from errors import ConversionError
+
+__all__ = ["FAMILIES", "ComputedTensor", "Family", "TensorRule", "family_of", "sizes"]
+
+FAMILIES: dict[str, Family] = {
+    architecture: family for family in (LLAMA, QWEN2, QWEN3) for architecture in family.architectures
+}
+"""The name in config.json -> its family."""
+
+
+def family_of(architecture: str) -> Family:
+    """Return the family of `architecture`. Raises `ConversionError` for one that is not supported."""
+    try:
+        return FAMILIES[architecture]
+    except KeyError:
+        raise ConversionError(
+            f"The architecture {architecture} cannot be converted to GGUF.",
+            hint=f"Supported are {', '.join(FAMILIES)}. vLLM and LMDeploy serve many more, without "
+            "conversion.",
+        ) from None

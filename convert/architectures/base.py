@@ -1,0 +1,205 @@
+"""What a family of architectures is to the converter: names of tensors, their shapes, and metadata keys.
+
+Knows the parts that families share: the decoder layer of Llama and its relatives, and RoPE scaling. The keys
+and the order of the metadata are those of llama.cpp's stock converter. Does not read weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from checkpoint import Finding, ModelConfig
+from convert.fields import Field, float32, string, uint32
+from errors import ConversionError
+
+__all__ = [
+    "ComputedTensor",
+    "Family",
+    "TensorRule",
+    "common_fields",
+    "layer_rules",
+    "sizes",
+    "window_findings",
+]
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """One tensor of the checkpoint and what becomes of it; `{}` in a name is the layer's number."""
+
+    source: str
+    target: str
+    shape: tuple[str, ...]
+    """Names of `sizes`."""
+    required: bool = True
+    unpermute: Literal["heads", "kv_heads"] | None = None
+    """Rows of each head go from the halves layout of Hugging Face to the interleaved one of llama.cpp."""
+
+
+@dataclass(frozen=True)
+class ComputedTensor:
+    """A float32 vector that follows from the config."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Architectures that become one GGUF architecture."""
+
+    name: str
+    """general.architecture."""
+    architectures: tuple[str, ...]
+    """What config.json calls them."""
+    rules: tuple[TensorRule, ...]
+    fields: Callable[[ModelConfig], tuple[Field, ...]]
+    """Hyper-parameters. Raises `ConversionError` for what llama.cpp cannot do."""
+    computed: Callable[[ModelConfig], tuple[ComputedTensor, ...]] = lambda _config: ()
+    findings: Callable[[ModelConfig], tuple[Finding, ...]] = lambda _config: ()
+
+
+def sizes(config: ModelConfig) -> Mapping[str, int]:
+    """Return the dimensions that shapes are made of."""
+    return {
+        "vocab": config.vocab_size,
+        "hidden": config.hidden_size,
+        "ffn": config.intermediate_size,
+        "head": config.head_dim,
+        "q": config.heads * config.head_dim,
+        "kv": config.kv_heads * config.head_dim,
+    }
+
+
+def layer_rules(
+    *, biased: tuple[str, ...] = (), bias_required: bool = False, interleaved: bool = False
+) -> tuple[TensorRule, ...]:
+    """Return the rules of embedding, layers, final norm and head that all families have.
+
+    `biased` names the projections that may (or must) have a bias; `interleaved` asks for llama's layout of
+    q and k.
+    """
+    rules = [
+        TensorRule("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden")),
+        TensorRule("model.norm.weight", "output_norm.weight", ("hidden",)),
+        TensorRule("lm_head.weight", "output.weight", ("vocab", "hidden"), required=False),
+        TensorRule("model.layers.{}.input_layernorm.weight", "blk.{}.attn_norm.weight", ("hidden",)),
+        TensorRule("model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", ("hidden",)),
+    ]
+    for source, target, rows, columns in _PROJECTIONS:
+        layout = _layout(target) if interleaved else None
+        name, to = f"model.layers.{{}}.{source}", f"blk.{{}}.{target}"
+        rules.append(TensorRule(f"{name}.weight", f"{to}.weight", (rows, columns), unpermute=layout))
+        if target in biased:
+            rules.append(TensorRule(f"{name}.bias", f"{to}.bias", (rows,), bias_required, layout))
+    return tuple(rules)
+
+
+_PROJECTIONS = (
+    ("self_attn.q_proj", "attn_q", "q", "hidden"),
+    ("self_attn.k_proj", "attn_k", "kv", "hidden"),
+    ("self_attn.v_proj", "attn_v", "kv", "hidden"),
+    ("self_attn.o_proj", "attn_output", "hidden", "q"),
+    ("mlp.gate_proj", "ffn_gate", "ffn", "hidden"),
+    ("mlp.up_proj", "ffn_up", "ffn", "hidden"),
+    ("mlp.down_proj", "ffn_down", "hidden", "ffn"),
+)
+
+
+def _layout(target: str) -> Literal["heads", "kv_heads"] | None:
+    return "heads" if target == "attn_q" else "kv_heads" if target == "attn_k" else None
+
+
+def common_fields(
+    name: str,
+    config: ModelConfig,
+    *,
+    head_dim: bool,
+    scalings: tuple[str, ...] = ("linear", "yarn", "dynamic"),
+) -> tuple[Field, ...]:
+    """Return the hyper-parameters that all families have, with keys below `name`.
+
+    `head_dim` says whether the length of a head is written out; `scalings` are the RoPE scalings that
+    llama.cpp computes for this family. Raises `ConversionError` for any other scaling.
+    """
+    fields = [
+        uint32(f"{name}.block_count", config.layers),
+        uint32(f"{name}.context_length", config.context_length),
+        uint32(f"{name}.embedding_length", config.hidden_size),
+        uint32(f"{name}.feed_forward_length", config.intermediate_size),
+        uint32(f"{name}.attention.head_count", config.heads),
+        uint32(f"{name}.attention.head_count_kv", config.kv_heads),
+        *_rope_scaling(name, config, scalings),
+        float32(f"{name}.rope.freq_base", 10000.0 if config.rope_theta is None else config.rope_theta),
+        float32(
+            f"{name}.attention.layer_norm_rms_epsilon",
+            1e-6 if config.rms_norm_eps is None else config.rms_norm_eps,
+        ),
+    ]
+    if head_dim:
+        fields.append(uint32(f"{name}.attention.key_length", config.head_dim))
+        fields.append(uint32(f"{name}.attention.value_length", config.head_dim))
+    return tuple(fields)
+
+
+def _rope_scaling(name: str, config: ModelConfig, scalings: tuple[str, ...]) -> tuple[Field, ...]:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return ()
+    kind = str(scaling["rope_type"]).lower()
+    if kind not in scalings:
+        raise ConversionError(
+            f"config.json asks for the RoPE scaling {kind!r}, which llama.cpp does not compute for {name} "
+            "models.",
+            hint=f"It computes {', '.join(scalings)}. Without the scaling the model would answer wrongly.",
+        )
+    if kind not in {"linear", "yarn"} or scaling.get("factor") is None:
+        return ()
+    key = f"{name}.rope.scaling"
+    fields = [string(f"{key}.type", kind), float32(f"{key}.factor", _number(scaling, "factor"))]
+    if kind == "yarn":
+        original = scaling.get("original_max_position_embeddings") or config.raw.get(
+            "original_max_position_embeddings"
+        )
+        fields.append(uint32(f"{key}.original_context_length", int(original or config.context_length)))
+        for theirs, ours in _YARN:
+            if scaling.get(theirs) is not None and not any(field.key == f"{key}.{ours}" for field in fields):
+                fields.append(float32(f"{key}.{ours}", _number(scaling, theirs)))
+    return tuple(fields)
+
+
+_YARN = (
+    ("extrapolation_factor", "yarn_ext_factor"),
+    ("attention_factor", "yarn_attn_factor"),
+    ("attn_factor", "yarn_attn_factor"),
+    ("beta_fast", "yarn_beta_fast"),
+    ("beta_slow", "yarn_beta_slow"),
+)
+
+
+def _number(scaling: Mapping[str, Any], name: str) -> float:
+    value = scaling[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConversionError(
+            f"config.json has rope_scaling.{name} = {str(value)[:60]!r}, where a number is needed.",
+            hint="Compare the file with the base model's.",
+        )
+    return float(value)
+
+
+def window_findings(config: ModelConfig, *, active: bool) -> tuple[Finding, ...]:
+    """Return a warning when the model was made for a sliding window, which llama.cpp leaves out."""
+    window = config.sliding_window
+    if not active or window is None or window >= config.context_length:
+        return ()
+    return (
+        Finding(
+            "sliding-window-ignored",
+            "warning",
+            f"The model attends to the last {window:,} tokens only; llama.cpp attends to all of them, so "
+            f"answers may differ in conversations longer than that.",
+            f"Serve it with a context of at most {window:,} tokens, or with vLLM.",
+        ),
+    )

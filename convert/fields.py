@@ -1,0 +1,128 @@
+"""The metadata of a GGUF file: typed key-value pairs, and how they are written as bytes.
+
+The format is GGUF version 3, little endian, as described in ggml's docs/gguf.md. Does not know which keys a
+model needs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ALIGNMENT", "MAGIC", "VERSION", "Field", "Kind", "boolean", "encode_field", "encode_string"]
+__all__ += ["float32", "float32s", "int32s", "string", "strings", "uint32"]
+
+MAGIC = b"GGUF"
+VERSION = 3
+ALIGNMENT = 32
+
+
+class Kind(IntEnum):
+    """The value types of GGUF."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+    @property
+    def format(self) -> str:
+        """The `struct` format of a scalar; strings and arrays have none."""
+        return _FORMATS[self]
+
+
+_FORMATS = {
+    Kind.UINT8: "<B",
+    Kind.INT8: "<b",
+    Kind.UINT16: "<H",
+    Kind.INT16: "<h",
+    Kind.UINT32: "<I",
+    Kind.INT32: "<i",
+    Kind.FLOAT32: "<f",
+    Kind.BOOL: "<?",
+    Kind.UINT64: "<Q",
+    Kind.INT64: "<q",
+    Kind.FLOAT64: "<d",
+}
+
+_NUMPY = {Kind.INT32: "<i4", Kind.FLOAT32: "<f4"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key and its value; `element` is the type of an array's items, None for anything else."""
+
+    key: str
+    kind: Kind
+    value: Any
+    element: Kind | None = None
+
+    def as_json(self) -> Any:
+        """Return the value; an array as its type and length, for vocabularies are long."""
+        if self.element is None:
+            return self.value
+        return {"type": f"array of {self.element.name.lower()}", "length": len(self.value)}
+
+
+def string(key: str, value: str) -> Field:
+    return Field(key, Kind.STRING, value)
+
+
+def uint32(key: str, value: int) -> Field:
+    return Field(key, Kind.UINT32, value)
+
+
+def float32(key: str, value: float) -> Field:
+    return Field(key, Kind.FLOAT32, float(value))
+
+
+def boolean(key: str, value: bool) -> Field:
+    return Field(key, Kind.BOOL, bool(value))
+
+
+def strings(key: str, values: Sequence[str]) -> Field:
+    return Field(key, Kind.ARRAY, tuple(values), Kind.STRING)
+
+
+def int32s(key: str, values: Sequence[int]) -> Field:
+    return Field(key, Kind.ARRAY, tuple(values), Kind.INT32)
+
+
+def float32s(key: str, values: Sequence[float]) -> Field:
+    return Field(key, Kind.ARRAY, tuple(values), Kind.FLOAT32)
+
+
+def encode_string(text: str) -> bytes:
+    """Return a GGUF string: its length in bytes as uint64, then UTF-8."""
+    # Byte-level vocabularies may hold half a surrogate pair; "surrogatepass" writes what Python read.
+    data = text.encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(data)) + data
+
+
+def encode_field(field: Field) -> bytes:
+    """Return key, type and value as they stand in the file."""
+    head = encode_string(field.key) + struct.pack("<I", field.kind)
+    if field.element is None:
+        return head + _encode(field.kind, field.value)
+    head += struct.pack("<IQ", field.element, len(field.value))
+    if field.element in _NUMPY:
+        return head + np.asarray(field.value, _NUMPY[field.element]).tobytes()
+    return head + b"".join(_encode(field.element, item) for item in field.value)
+
+
+def _encode(kind: Kind, value: Any) -> bytes:
+    return encode_string(value) if kind is Kind.STRING else struct.pack(kind.format, value)

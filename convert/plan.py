@@ -1,0 +1,183 @@
+"""What a conversion will do, decided before anything is written: files, tensors, types, metadata, sizes.
+
+A plan is frozen and can be shown as JSON; running it (run.py) decides nothing more. Does not convert.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoint import Checkpoint, Finding
+from convert.architectures import Family, family_of
+from convert.fields import Field
+from convert.metadata import chat_template_fields, general_fields, quantization_fields
+from convert.recipe import ModelShape, tensor_type_for
+from convert.tensors import TensorSource, map_tensors
+from convert.types import FILE_TYPES, normalize_type
+from convert.vocabulary import read_vocabulary
+from convert.writer import OutputTensor, file_size
+from errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from chat_templates import Stops, TemplateSource
+
+__all__ = ["ConversionPlan", "FilePlan", "plan_conversion"]
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One GGUF file to be written; `tensors` are in the order of the plan's `sources`."""
+
+    path: Path
+    type: str
+    fields: tuple[Field, ...]
+    tensors: tuple[OutputTensor, ...]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Size of the file."""
+        return file_size(self.fields, self.tensors)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "type": self.type,
+            "bytes": self.bytes,
+            "metadata": {field.key: field.as_json() for field in self.fields},
+            "tensors": [tensor.as_json() for tensor in self.tensors],
+        }
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A checkpoint and the files that are made of it in one pass over its weights."""
+
+    checkpoint: Path
+    fingerprint: str
+    """Of the weights, as they were when the plan was made."""
+    name: str
+    architecture: str
+    sources: tuple[TensorSource, ...]
+    files: tuple[FilePlan, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together."""
+        return sum(file.bytes for file in self.files)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "checkpoint": str(self.checkpoint),
+            "name": self.name,
+            "architecture": self.architecture,
+            "bytes": self.bytes,
+            "sources": [source.as_json() for source in self.sources],
+            "files": [file.as_json() for file in self.files],
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+
+
+def plan_conversion(
+    checkpoint: Checkpoint,
+    types: Sequence[str],
+    output_dir: Path | None = None,
+    *,
+    source: TemplateSource | None = None,
+    stops: Stops | None = None,
+    name: str | None = None,
+) -> ConversionPlan:
+    """Return the plan for files of the given types, NAME-TYPE.gguf in `output_dir` (the current directory).
+
+    `source` is the chat template to be written, `stops` the ids the file must stop on; without them the file
+    says what the stock converter of llama.cpp would have it say. Raises `UsageError` for an unknown type and
+    `ConversionError` for a checkpoint that cannot become a GGUF.
+    """
+    kinds = tuple(dict.fromkeys(normalize_type(kind) for kind in types))
+    if not kinds:
+        raise UsageError("No GGUF type was named.", hint=f"Known types: {', '.join(FILE_TYPES)}.")
+    directory = _output_directory(checkpoint, output_dir)
+    config = checkpoint.config
+    family = family_of(config.architecture)
+    hyper_parameters = family.fields(config)
+    sources, tensor_findings = map_tensors(checkpoint, family, repair=stops is not None)
+    vocabulary = read_vocabulary(checkpoint, None if stops is None else stops.ids)
+    template = checkpoint.tokenizer.config.get("chat_template", checkpoint.chat_template)
+    before = [
+        *general_fields(checkpoint, family.name, _parameters(sources), name),
+        *hyper_parameters,
+    ]
+    after = [*vocabulary.fields(), *chat_template_fields(template if source is None else source.jinja)]
+    label = _file_label(name or checkpoint.name)
+    files = tuple(
+        FilePlan(
+            directory / f"{label}-{_suffix(kind)}.gguf",
+            kind,
+            (*before, *quantization_fields(FILE_TYPES[kind].number), *after),
+            _tensors(sources, kind, family, checkpoint),
+        )
+        for kind in kinds
+    )
+    return ConversionPlan(
+        checkpoint=checkpoint.path,
+        fingerprint=checkpoint.weights.fingerprint(),
+        name=name or checkpoint.name,
+        architecture=config.architecture,
+        sources=sources,
+        files=files,
+        findings=(*family.findings(config), *tensor_findings, *vocabulary.findings),
+    )
+
+
+def _tensors(
+    sources: Sequence[TensorSource], kind: str, family: Family, checkpoint: Checkpoint
+) -> tuple[OutputTensor, ...]:
+    config = checkpoint.config
+    tied = all(source.name != "output.weight" for source in sources)
+    model = ModelShape(family.name, config.layers, config.heads, config.kv_heads, tied)
+    return tuple(
+        OutputTensor(
+            source.name,
+            source.shape,
+            tensor_type_for(source.name, len(source.shape), source.shape[-1], kind, model),
+        )
+        for source in sources
+    )
+
+
+def _parameters(sources: Sequence[TensorSource]) -> int:
+    total = 0
+    for source in sources:
+        elements = 1
+        for size in source.shape:
+            elements *= size
+        total += elements
+    return total
+
+
+def _suffix(kind: str) -> str:
+    return kind.upper()
+
+
+def _file_label(name: str) -> str:
+    """Return `name` as a part of a file name."""
+    label = "".join("-" if char in "/\\:" or not char.isprintable() else char for char in name).strip()
+    return label.lstrip(".") or "model"
+
+
+def _output_directory(checkpoint: Checkpoint, output_dir: Path | None) -> Path:
+    directory = Path.cwd() if output_dir is None else Path(output_dir)
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory} is not a directory.", hint="Name a directory with -o.")
+    inside = os.path.realpath(directory)
+    if inside == os.path.realpath(checkpoint.path):
+        raise OutputError(
+            f"{directory} is the checkpoint itself, and nothing is ever written there.",
+            hint="Name another directory with -o.",
+        )
+    return directory

@@ -1,0 +1,113 @@
+"""Which type each tensor of a file gets: llama.cpp's rule, written down as this project reads it.
+
+The source of the facts is `llama_tensor_get_type_impl` and `tensor_type_fallback` of llama.cpp's
+src/llama-quant.cpp (without importance matrix, overrides and mixtures of experts); the tests compare the
+outcome with llama.cpp itself. Does not know checkpoints: a tensor is a GGUF name and a row length here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from convert.types import FILE_TYPES, TensorType, tensor_type
+
+__all__ = ["ModelShape", "is_quantizable", "tensor_type_for"]
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+# A row that is not whole blocks of 256 falls back to a type with blocks of 32.
+_SMALLER_BLOCK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The facts of a model that the rule looks at."""
+
+    architecture: str
+    """GGUF's name: "llama", "qwen2", "qwen3"."""
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool
+    """No output.weight is written, so token_embd.weight does its work."""
+
+    @property
+    def shared_heads(self) -> int:
+        """How many query heads share one key-value head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def is_70b(self) -> bool:
+        """Whether llama.cpp takes the model for a 70B one, whose attn_v it treats better."""
+        if self.architecture == "llama":
+            return self.layers == 80 and self.heads != self.kv_heads
+        return self.architecture == "qwen2" and self.layers == 80
+
+
+def is_quantizable(name: str, dimensions: int) -> bool:
+    """Whether a tensor is ever stored in a file's own type: matrices are, vectors and norms stay F32."""
+    return dimensions >= 2 and name.endswith("weight") and not name.endswith("_norm.weight")
+
+
+def tensor_type_for(name: str, dimensions: int, row: int, file_type: str, model: ModelShape) -> TensorType:
+    """Return the type of tensor `name`, whose rows have `row` elements, in a file of type `file_type`."""
+    if not is_quantizable(name, dimensions):
+        return tensor_type("F32")
+    base = tensor_type(FILE_TYPES[file_type].base)
+    if not base.quantized:
+        return base
+    return _that_fits(tensor_type(_preferred(name, base, row, file_type, model)), row)
+
+
+def _that_fits(wanted: TensorType, row: int) -> TensorType:
+    if wanted.fits(row):
+        return wanted
+    smaller = tensor_type(_SMALLER_BLOCK.get(wanted.name, wanted.name))
+    return smaller if smaller.fits(row) else tensor_type("F16")
+
+
+def _preferred(name: str, base: TensorType, row: int, file_type: str, model: ModelShape) -> str:
+    """Return the wanted type's name before the row length is looked at."""
+    if name == "output.weight" or (name == "token_embd.weight" and model.tied):
+        return "Q8_0" if base.name == "Q8_0" or not base.fits(row) else "Q6_K"
+    found = _LAYER.match(name)
+    layer = int(found[1]) if found else 0
+    if "attn_v.weight" in name:
+        return _attention_value(base.name, file_type, layer, model)
+    if "ffn_down" in name:
+        return _feed_forward_down(base.name, file_type, layer, model.layers)
+    if "attn_output.weight" in name:
+        return {"q2_k": "Q3_K", "q3_k_m": "Q4_K", "q3_k_l": "Q5_K"}.get(file_type, base.name)
+    return base.name
+
+
+def _attention_value(base: str, file_type: str, layer: int, model: ModelShape) -> str:
+    wanted = base
+    if file_type == "q2_k":
+        wanted = "Q4_K" if model.shared_heads >= 4 else "Q3_K"
+    elif file_type == "q3_k_m":
+        wanted = "Q5_K" if layer < 2 else "Q4_K"
+    elif file_type == "q3_k_l" or (file_type == "q4_k_s" and layer < 4):
+        wanted = "Q5_K"
+    elif file_type in {"q4_k_m", "q5_k_m"} and _deserves_more(layer, model.layers):
+        wanted = "Q6_K"
+    return "Q5_K" if model.is_70b and wanted in {"Q3_K", "Q4_K"} else wanted
+
+
+def _feed_forward_down(base: str, file_type: str, layer: int, layers: int) -> str:
+    if file_type == "q2_k":
+        return "Q3_K"
+    if file_type == "q3_k_m":
+        return "Q5_K" if layer < layers // 16 else "Q4_K"
+    if file_type == "q3_k_l" or (file_type == "q4_k_s" and layer < layers // 8):
+        return "Q5_K"
+    if file_type in {"q4_k_m", "q5_k_m"} and _deserves_more(layer, layers):
+        return "Q6_K"
+    return base
+
+
+def _deserves_more(layer: int, layers: int) -> bool:
+    """The first and the last eighth of the layers, and every third between."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

@@ -1,0 +1,223 @@
+"""A plan carried out: one pass over the weights, any number of files.
+
+Blocks of rows are converted by threads (the kernels run without Python's lock) and written in order by the
+caller's thread, so memory stays flat however large the model is. Every file appears under its final name only
+when all of it is there. Does not decide anything: the plan did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoint import Checkpoint, Weights
+from convert.kernels import Ggml, load_ggml
+from convert.plan import ConversionPlan, FilePlan
+from convert.tensors import TensorSource
+from convert.types import TensorType
+from convert.writer import GgufStream, header
+from errors import ConversionError, OutputError
+from files import replacing
+
+__all__ = ["ConvertedFile", "Progress", "run_conversion"]
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+_BLOCK = 1 << 18
+"""Elements that one thread converts at a time: 1 MiB of float32, which stays in the cache."""
+_AHEAD = 8
+"""Blocks in flight for each thread."""
+
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class ConvertedFile:
+    """One finished GGUF file."""
+
+    path: Path
+    type: str
+    bytes: int
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"path": str(self.path), "type": self.type, "bytes": self.bytes, "sha256": self.sha256}
+
+
+def run_conversion(
+    plan: ConversionPlan, *, progress: Progress | None = None, threads: int | None = None
+) -> tuple[ConvertedFile, ...]:
+    """Write the files of `plan` with `threads` threads (default: one for each core).
+
+    Raises `OutputError` when the disk is full or refuses, `ConversionError` for weights that are not finite
+    or that changed since the plan was made. On any failure no file is left under its final name.
+    """
+    weights = Checkpoint.open(plan.checkpoint).weights
+    if weights.fingerprint() != plan.fingerprint:
+        raise ConversionError(
+            f"The weights in {plan.checkpoint} have changed since the conversion was planned.",
+            hint="Run the command again.",
+        )
+    _check_space(plan)
+    kernels = load_ggml()
+    with contextlib.ExitStack() as stack:
+        # Entered before the pool, so that no thread works any more when partial files are removed.
+        streams = [_open(stack, file) for file in plan.files]
+        pool = stack.enter_context(_pool(threads))
+        _Pass(plan, weights, kernels, streams, pool, progress).run()
+        return tuple(
+            ConvertedFile(file.path, file.type, stream.bytes, stream.sha256)
+            for file, stream in zip(plan.files, streams, strict=True)
+        )
+
+
+def _open(stack: contextlib.ExitStack, file: FilePlan) -> GgufStream:
+    return GgufStream(stack.enter_context(replacing(file.path)), file.path)
+
+
+@contextlib.contextmanager
+def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads or _cores(), thread_name_prefix="convert")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def _check_space(plan: ConversionPlan) -> None:
+    directory = plan.files[0].path.parent
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if plan.bytes > free:
+        raise OutputError(
+            f"The files would take {plan.bytes:,} bytes, but {directory} has only {free:,} bytes left.",
+            hint="Free some space or choose another place with -o.",
+        )
+
+
+class _Pass:
+    """One pass over the weights."""
+
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        weights: Weights,
+        kernels: Ggml,
+        streams: Sequence[GgufStream],
+        pool: ThreadPoolExecutor,
+        progress: Progress | None,
+    ) -> None:
+        self._plan = plan
+        self._weights = weights
+        self._kernels = kernels
+        self._streams = streams
+        self._pool = pool
+        self._progress = progress
+        self._ahead = _AHEAD * pool._max_workers
+
+    def run(self) -> None:
+        for file, stream in zip(self._plan.files, self._streams, strict=True):
+            stream.write(header(file.fields, file.tensors))
+        waiting: deque[tuple[int, bool, Future[Mapping[str, _Bytes]]]] = deque()
+        for index, last, future in self._blocks():
+            waiting.append((index, last, future))
+            if len(waiting) >= self._ahead:
+                self._write(*waiting.popleft())
+        while waiting:
+            self._write(*waiting.popleft())
+
+    def _blocks(self) -> Iterator[tuple[int, bool, Future[Mapping[str, _Bytes]]]]:
+        """Hand block after block to the pool: (tensor's index, is it the last block, bytes by type)."""
+        for index, source in enumerate(self._plan.sources):
+            kinds = {file.tensors[index].type.name: file.tensors[index].type for file in self._plan.files}
+            block = _Block(self._kernels, source, _rows(self._weights, source), tuple(kinds.values()))
+            count, length = block.rows.shape
+            step = max(1, _BLOCK // length)
+            for start in range(0, count, step):
+                stop = min(start + step, count)
+                yield index, stop == count, self._pool.submit(block.convert, start, stop)
+
+    def _write(self, index: int, last: bool, future: Future[Mapping[str, _Bytes]]) -> None:
+        made = future.result()
+        for file, stream in zip(self._plan.files, self._streams, strict=True):
+            stream.write(made[file.tensors[index].type.name])
+            if last:
+                stream.pad()
+        if self._progress is not None:
+            self._progress(sum(stream.bytes for stream in self._streams), self._plan.bytes)
+
+
+def _rows(weights: Weights, source: TensorSource) -> np.ndarray[Any, Any]:
+    """Return a tensor as a matrix of rows, without a copy where it is stored."""
+    if source.source is None:
+        return np.array([source.values], np.float32)
+    array = weights.raw(source.source)
+    return array.reshape(-1, source.shape[-1])
+
+
+class _Block:
+    """Converts rows of one tensor to all the types that are wanted of it."""
+
+    def __init__(
+        self, kernels: Ggml, source: TensorSource, rows: np.ndarray[Any, Any], kinds: tuple[TensorType, ...]
+    ) -> None:
+        self._kernels = kernels
+        self._source = source
+        self._kinds = kinds
+        self.rows = rows
+        self._order: np.ndarray[Any, np.dtype[np.intp]] | None = None
+        if source.heads is not None:
+            vector = len(source.shape) == 1
+            self._order = _interleaved(rows.size if vector else len(rows), source.heads)
+            if vector:
+                self.rows, self._order = rows[:, self._order], None
+
+    def convert(self, start: int, stop: int) -> Mapping[str, _Bytes]:
+        """Return the bytes of rows `start` to `stop`, by the name of the type."""
+        stored = self.rows[start:stop] if self._order is None else self.rows[self._order[start:stop]]
+        values = self._kernels.to_float32(np.ascontiguousarray(stored), self._source.dtype)
+        self._check_finite(values)
+        made = {}
+        for kind in self._kinds:
+            made[kind.name] = data = self._kernels.quantize(values, kind)
+            if not self._kernels.is_valid(data, kind):
+                raise ConversionError(
+                    f"Tensor {self._source.source} holds values up to {np.abs(values).max():.3g}, which do "
+                    f"not fit into {kind.name}.",
+                    hint="Choose another type, such as bf16.",
+                )
+        return made
+
+    def _check_finite(self, values: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        # A NaN or an infinity anywhere shows in the smallest or the largest value.
+        if np.isfinite(values.min()) and np.isfinite(values.max()):
+            return
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        raise ConversionError(
+            f"Tensor {self._source.source} holds {bad} value{'s' if bad > 1 else ''} that are NaN or "
+            "infinite.",
+            hint="The training or the merge went wrong (often float16 overflow): merge again in bfloat16.",
+        )
+
+
+def _interleaved(rows: int, heads: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return the order of rows that turns the two halves of each head into neighbouring pairs."""
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(rows)

@@ -1,0 +1,253 @@
+"""A checkpoint's tokenizer as the metadata under `tokenizer.`.
+
+Knows the two kinds that llama.cpp runs for the supported families: byte-level BPE ("gpt2") and SentencePiece
+("llama"). With `repair` the stop ids and the flags are those the template and the tokenizer need; without it
+they are what the stock converter of llama.cpp writes. Does not know chat templates: it is handed the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from checkpoint import AddedToken, Checkpoint, Finding, Tokenizer
+from convert.fields import Field, boolean, float32s, int32s, string, strings, uint32
+from convert.pretokenizers import pre_tokenizer_name
+from convert.sentencepiece import ADDED_SCORE, adds_space_prefix, is_byte, is_sentencepiece, piece_scores
+from convert.special import add_flags, special_ids
+from convert.stops import stop_slots
+from errors import ConversionError
+
+__all__ = ["TokenType", "Vocabulary", "read_vocabulary"]
+
+
+class TokenType(IntEnum):
+    """The values of tokenizer.ggml.token_type."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Everything a GGUF file says about tokens. `tokens`, `types` and `scores` are by id."""
+
+    model: str
+    """"gpt2" or "llama"."""
+    pre: str
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    scores: tuple[float, ...] | None
+    merges: tuple[str, ...]
+    special: Mapping[str, int]
+    """Name of a special token in GGUF's keys ("bos", "eos", "unknown", …) -> id."""
+    add: Mapping[str, bool]
+    """Which of "bos", "eos", "sep" llama.cpp puts around a text."""
+    space_prefix: bool | None
+    findings: tuple[Finding, ...] = ()
+
+    def fields(self) -> tuple[Field, ...]:
+        """Return the metadata, in the stock converter's order."""
+        key = "tokenizer.ggml"
+        fields = [string(f"{key}.model", self.model), string(f"{key}.pre", self.pre)]
+        if self.space_prefix is not None:
+            fields.insert(0, boolean(f"{key}.add_space_prefix", self.space_prefix))
+        fields.append(strings(f"{key}.tokens", self.tokens))
+        if self.scores is not None:
+            fields.append(float32s(f"{key}.scores", self.scores))
+        fields.append(int32s(f"{key}.token_type", self.types))
+        if self.merges:
+            fields.append(strings(f"{key}.merges", self.merges))
+        fields += [uint32(f"{key}.{name}_token_id", value) for name, value in self.special.items()]
+        fields += [boolean(f"{key}.add_{name}_token", value) for name, value in self.add.items()]
+        return tuple(fields)
+
+
+def read_vocabulary(checkpoint: Checkpoint, stop_ids: Sequence[int] | None) -> Vocabulary:
+    """Return the vocabulary of `checkpoint`, padded to the rows of its embedding.
+
+    `stop_ids` are the ids that must end generation, the template's turn end first; None asks for what the
+    stock converter would write. Raises `ConversionError` for a tokenizer that llama.cpp cannot run.
+    """
+    tokenizer = checkpoint.tokenizer
+    pieces = is_sentencepiece(tokenizer.raw)
+    findings = [] if pieces else list(_check_byte_level(tokenizer))
+    tokens, types = _tokens(tokenizer, checkpoint.config.vocab_size, pieces=pieces)
+    special = special_ids(checkpoint, len(tokens))
+    add = add_flags(checkpoint)
+    space_prefix = tokenizer.config.get("add_prefix_space") if _is_llama(checkpoint) else None
+    if stop_ids is not None:
+        special, more = _repaired_ids(special, tokenizer, stop_ids, tokens)
+        findings += more
+        add = {"bos": tokenizer.adds_bos and "bos" in special, "eos": False}
+        if pieces:
+            space_prefix, findings = _space_prefix(tokenizer, findings)
+    return Vocabulary(
+        model="llama" if pieces else "gpt2",
+        pre="default" if pieces else pre_tokenizer_name(tokenizer.raw),
+        tokens=tokens,
+        types=types,
+        scores=_scores(checkpoint, tokens) if pieces else None,
+        merges=() if pieces else tuple(_merge(pair) for pair in tokenizer.merges),
+        special=special,
+        add=add,
+        space_prefix=space_prefix if isinstance(space_prefix, bool) else None,
+        findings=tuple(findings),
+    )
+
+
+def _is_llama(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config.architecture in {"LlamaForCausalLM", "MistralForCausalLM"}
+
+
+def _repaired_ids(
+    special: Mapping[str, int], tokenizer: Tokenizer, stop_ids: Sequence[int], tokens: Sequence[str]
+) -> tuple[dict[str, int], tuple[Finding, ...]]:
+    named = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
+    ids = {name: value for name, value in named.items() if value is not None and value < len(tokens)} | dict(
+        special
+    )
+    slots, findings = stop_slots(stop_ids, ids.get("eos"), tokens)
+    return {**{name: value for name, value in ids.items() if name not in {"eot", "eom"}}, **slots}, findings
+
+
+def _space_prefix(tokenizer: Tokenizer, findings: list[Finding]) -> tuple[bool, list[Finding]]:
+    prefix, everywhere = adds_space_prefix(tokenizer.raw)
+    if prefix and not everywhere:
+        found = Finding(
+            "space-prefix-after-special",
+            "warning",
+            "The tokenizer puts a space in front of a text only where the text begins; llama.cpp does so "
+            "after every special token as well.",
+            "Use a chat template whose special tokens are followed by white space, or serve with vLLM.",
+        )
+        return True, [*findings, found]
+    return prefix, findings
+
+
+def _check_byte_level(tokenizer: Tokenizer) -> tuple[Finding, ...]:
+    """Refuse what llama.cpp's byte-level BPE cannot do."""
+    model = tokenizer.raw.get("model")
+    kind = model.get("type") if isinstance(model, Mapping) else None
+    if not isinstance(model, Mapping) or kind != "BPE":
+        raise ConversionError(
+            f"{tokenizer.path} holds a tokenizer of the kind {kind!r}; byte-level BPE and SentencePiece BPE "
+            "can be converted.",
+            hint="Serve the model with vLLM, which takes any tokenizer.",
+        )
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise ConversionError(
+                f"{tokenizer.path} uses {name} {model[name]!r}, which llama.cpp does not know.",
+                hint="Serve the model with vLLM, which takes any tokenizer.",
+            )
+    if not tokenizer.merges:
+        raise ConversionError(
+            f"{tokenizer.path} has no merges.", hint="Copy tokenizer.json from the base model."
+        )
+    return _check_normalizer(tokenizer)
+
+
+def _check_normalizer(tokenizer: Tokenizer) -> tuple[Finding, ...]:
+    kinds = _normalizers(tokenizer.raw.get("normalizer"))
+    foreign = [kind for kind in kinds if kind != "NFC"]
+    if foreign:
+        raise ConversionError(
+            f"{tokenizer.path} normalizes text with {', '.join(foreign)}, which llama.cpp does not do.",
+            hint="Serve the model with vLLM, which takes any tokenizer.",
+        )
+    if not kinds:
+        return ()
+    return (
+        Finding(
+            "normalizer-ignored",
+            "info",
+            "The tokenizer brings text into Unicode's NFC form; llama.cpp takes text as it comes. Only text "
+            "with decomposed letters is affected.",
+        ),
+    )
+
+
+def _normalizers(node: Any) -> list[str]:
+    if not isinstance(node, Mapping):
+        return []
+    inner = node.get("normalizers")
+    if node.get("type") == "Sequence" and isinstance(inner, list):
+        return [kind for part in inner for kind in _normalizers(part)]
+    return [str(node.get("type"))]
+
+
+def _tokens(tokenizer: Tokenizer, size: int, *, pieces: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return text and type by id for `size` ids; ids that were never given out are UNUSED."""
+    if len(tokenizer.tokens) > size:
+        raise ConversionError(
+            f"{tokenizer.path} gives out ids up to {len(tokenizer.tokens) - 1}, but the embedding has only "
+            f"{size} rows (vocab_size in config.json).",
+            hint="Tokenizer and weights must come from the same model; after adding tokens the embedding "
+            "must be resized before training.",
+        )
+    added = {token.id: token for token in tokenizer.added}
+    unknown = tokenizer.raw["model"].get("unk_token") if pieces else None
+    texts, types = [], []
+    for number in range(size):
+        text = tokenizer.tokens[number] if number < len(tokenizer.tokens) else None
+        if text is None:
+            text, kind = f"[PAD{number}]", TokenType.UNUSED
+        elif number in added:
+            text, kind = _added(added[number])
+        elif pieces and is_byte(text):
+            kind = TokenType.BYTE
+        else:
+            kind = TokenType.UNKNOWN if text == unknown else TokenType.NORMAL
+        texts.append(text)
+        types.append(int(kind))
+    _check_distinct(tokenizer, texts)
+    return tuple(texts), tuple(types)
+
+
+def _added(token: AddedToken) -> tuple[str, TokenType]:
+    text = token.content
+    if token.special or _looks_special(text):
+        return text, TokenType.CONTROL
+    return text.replace("▁", " "), TokenType.USER_DEFINED
+
+
+def _looks_special(text: str) -> bool:
+    """Whether an added token is a mark even where it is not declared special (the stock converter's rule)."""
+    if text in {"<pad>", "<mask>", "<2mass>", "[@BOS@]"}:
+        return True
+    marks = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    return any(text.startswith(start) and text.endswith(end) for start, end in marks)
+
+
+def _check_distinct(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    if len(set(texts)) == len(texts):
+        return
+    first: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        other = first.setdefault(text, number)
+        if other != number:
+            raise ConversionError(
+                f"{tokenizer.path} gives the token {text[:60]!r} two ids, {other} and {number}; llama.cpp "
+                "does not load such a vocabulary.",
+                hint="Compare its added_tokens with the base model's.",
+            )
+
+
+def _scores(checkpoint: Checkpoint, tokens: Sequence[str]) -> tuple[float, ...]:
+    known = piece_scores(checkpoint.tokenizer, checkpoint.path)
+    added = {token.id for token in checkpoint.tokenizer.added}
+    return tuple(
+        ADDED_SCORE if number in added else known.get(text, ADDED_SCORE) for number, text in enumerate(tokens)
+    )
+
+
+def _merge(pair: tuple[str, str]) -> str:
+    # A space inside a part would read as the separator; byte-level vocabularies write it as U+0120.
+    return " ".join(part.replace(" ", "Ġ") for part in pair)
