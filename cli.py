@@ -235,7 +235,7 @@ def modelfile(
     from files import write_text
 
     checkpoint, training = _open(model, source)
-    text = make_modelfile(checkpoint, training, gguf_file)
+    text = make_modelfile(checkpoint, training, gguf_file, output.parent if output else Path())
     if output:
         write_text(output, text)
         return {"file": str(output), "modelfile": text}, lambda: console.print_line(f"Wrote {output}"), 0

@@ -100,11 +100,7 @@ def _model_facts(checkpoint: Checkpoint | None) -> dict[str, Any]:
     if checkpoint is None:
         return facts
     config = checkpoint.config
-    facts |= {
-        "architecture": config.architecture,
-        "dtype": config.dtype,
-        "context_length": config.context_length,
-    }
+    facts |= {key: getattr(config, key) for key in ("architecture", "dtype", "context_length")}
     try:
         facts["vocabulary"] = len(checkpoint.tokenizer.tokens)
         facts |= {"parameters": checkpoint.weights.parameters, "bytes": checkpoint.weights.bytes}

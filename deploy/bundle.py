@@ -1,4 +1,4 @@
-"""The bundle: one directory with everything that is needed to deploy a model, and the proof that it is right.
+"""The bundle: one directory with everything that a deployment needs, and the proof that it is right.
 
 GGUF files, the chat template in every dialect that is exact, an Ollama Modelfile, proof.json and manifest.json
 (sha256, sizes, source, versions). Does not know how any of them is made, nor any engine's command line.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +75,18 @@ class Bundle:
         }
 
 
-def make_modelfile(checkpoint: Checkpoint, source: TemplateSource, gguf: Path | None) -> str:
-    """Return the text of the Ollama Modelfile for `checkpoint`.
+def make_modelfile(checkpoint: Checkpoint, source: TemplateSource, gguf: Path | None, directory: Path) -> str:
+    """Return the text of the Ollama Modelfile for `checkpoint`, to be written in `directory`.
 
-    `gguf` defaults to the name `portside gguf` gives its Q8_0 file. Raises `TemplateError` when no Go template
-    says what `source` says for plain chats, or when the Modelfile's grammar would lose part of a value.
+    `gguf` defaults to the name that `portside gguf` gives its Q8_0 file, in the same directory. Raises
+    `TemplateError` when no Go template says what `source` says for plain chats, or when the Modelfile's
+    grammar would lose part of a value.
     """
     stops = analyse_stops(source, checkpoint)
     proof = prove(source, checkpoint, ("ollama",))
-    target = gguf or plan_conversion(checkpoint, ("q8_0",), Path(), source=source, stops=stops).files[0].path
-    return _modelfile(checkpoint, source, stops, proof, target)
+    if gguf is None:
+        gguf = plan_conversion(checkpoint, ("q8_0",), directory, source=source, stops=stops).files[0].path
+    return _modelfile(checkpoint, source, stops, proof, gguf, directory)
 
 
 def build_bundle(
@@ -108,7 +111,7 @@ def build_bundle(
         converted = run_conversion(plan, progress=progress)
         export_dialects(proof, partial, allow_inexact=allow_inexact)
         try:
-            text = _modelfile(checkpoint, source, stops, proof, converted[0].path)
+            text = _modelfile(checkpoint, source, stops, proof, converted[0].path, partial)
             write_text(partial / MODELFILE, text)
         except TemplateError as error:
             left_out.append(f"{MODELFILE}: {error.message}")
@@ -120,9 +123,18 @@ def build_bundle(
     return Bundle(directory, entries, tuple(left_out), proof)
 
 
-def _modelfile(checkpoint: Checkpoint, source: TemplateSource, stops: Stops, proof: Proof, gguf: Path) -> str:
-    # Ollama resolves a relative FROM against the Modelfile's own directory.
-    return write(modelfile_for(checkpoint, source, stops, proof, f"./{gguf.name}"))
+def _modelfile(
+    checkpoint: Checkpoint,
+    source: TemplateSource,
+    stops: Stops,
+    proof: Proof,
+    gguf: Path,
+    directory: Path,
+) -> str:
+    # Ollama resolves a relative FROM against the Modelfile's own directory; without the dot it names a model.
+    relative = os.path.relpath(gguf, directory)
+    from_ = relative if relative.startswith("..") else f"./{relative}"
+    return write(modelfile_for(checkpoint, source, stops, proof, from_))
 
 
 def _refuse_foreign(directory: Path) -> None:
@@ -152,7 +164,7 @@ def _manifest(
     return {
         "model": checkpoint.name,
         "architecture": checkpoint.config.architecture,
-        "source": {"checkpoint": str(checkpoint.path.resolve()), "weights": checkpoint.weights.fingerprint()},
+        "source": {"checkpoint": str(checkpoint.path), "weights": checkpoint.weights.fingerprint()},
         "template": {"source": source.spec, "description": source.description},
         "stops": {"ids": list(stops.ids), "strings": list(stops.strings)},
         "versions": {tool: _version(tool) for tool in TOOLS},

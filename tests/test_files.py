@@ -36,7 +36,7 @@ def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path) -> None:
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old_limit[1]))
     try:
-        with pytest.raises(OutputError, match="Cannot write .*file: the file would be larger"):
+        with pytest.raises(OutputError, match=r"Cannot write .*file: the file would be larger"):
             write_text(tmp_path / "file", "x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
