@@ -16,6 +16,7 @@ Does not know: what the engine is, nor any other module (it must start in a few 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -105,9 +106,7 @@ class Leash:
                 os.setsid()
                 _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # should the leash itself be killed
                 signal.set_wakeup_fd(-1)
-                signal.signal(
-                    signal.SIGPIPE, signal.SIG_DFL
-                )  # Python ignores it, and exec would pass that on
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # exec passes on that Python ignores it
                 os.execvp(argv[0], argv)
             except OSError as error:
                 os.write(2, f"portside: cannot run {argv[0]}: {error.strerror}\n".encode())
@@ -186,16 +185,14 @@ class Leash:
     @staticmethod
     def _signal(pids: set[int], number: signal.Signals) -> None:
         for pid in pids:
-            try:
+            # it ended meanwhile, or it is a set-uid child that is not ours to end
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass  # ended meanwhile, or a set-uid child that is not ours to end
 
     def _report(self, line: str) -> None:
-        try:
+        # when nobody listens any more, the work goes on
+        with contextlib.suppress(BrokenPipeError):
             os.write(self.status, f"{line}\n".encode())
-        except BrokenPipeError:
-            pass  # nobody listens any more; the work goes on
 
 
 def main(arguments: list[str]) -> int:

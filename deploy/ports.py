@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 from pathlib import Path
+from typing import Any
 
 from errors import EngineFailed, UsageError
 
@@ -62,7 +63,7 @@ def is_open(host: str, port: int, timeout: float = 1.0) -> bool:
         return False
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     try:
         found = socket.getaddrinfo(
             host.strip("[]") or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,7 +1,7 @@
 """`EngineProcess`: an engine as a child process on its leash, with a log file.
 
-Knows: starting without a shell, the environment, death told at once, the last lines of the log, and a stop that
-leaves nothing behind. Does not know what the engine is, nor HTTP.
+Knows: starting without a shell, the environment, death told at once, the last lines of the log, and a stop
+that leaves nothing behind. Does not know what the engine is, nor HTTP.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class EngineProcess:
             self._exit = ExitStatus(signal=int(number))
 
     def _leash_is_gone(self) -> None:
-        """The leash was killed before the engine ended: the engine gets SIGKILL from the kernel, we the rest."""
+        """The leash was killed before the engine ended: the kernel kills the engine, we kill its group."""
         self._exit = ExitStatus(signal=signal.SIGKILL)
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -214,7 +214,7 @@ def group_is_empty(group: int) -> bool:
 
 
 def _is_alive_in(group: int, process: Path) -> bool:
-    """A zombie does not count: it holds nothing, and who should reap it may never do so (a container's init)."""
+    """A zombie does not count: it holds nothing, and a container's init may never reap it."""
     try:
         state, _, its_group = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
     except (OSError, ValueError):

@@ -19,6 +19,11 @@ from typing import Any
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 class Handler(BaseHTTPRequestHandler):
     options: argparse.Namespace
     born = time.monotonic()
@@ -83,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
     def chat(self, body: dict[str, Any]) -> None:
         options = self.options
         if options.die_on_chat:
-            print("RuntimeError: CUDA error: an illegal memory access was encountered", flush=True)
+            say("RuntimeError: CUDA error: an illegal memory access was encountered")
             os._exit(9)
         if options.slow_chat:
             time.sleep(options.slow_chat)
@@ -136,15 +141,18 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     if options.words:
-        print(options.words, flush=True)
+        say(options.words)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.ignore_sigterm else lambda *_: os._exit(0))
     for _ in range(options.grandchildren):
         # the child in between ends at once: the stubborn one is an orphan with a session of its own
-        spawn = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}, 'portside-fake'], start_new_session=True)"
+        spawn = (
+            "import subprocess, sys; "
+            f"subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True)"
+        )
         subprocess.run([sys.executable, "-c", spawn], check=True)
     if options.die_after:
         threading.Timer(options.die_after, lambda: os._exit(options.exit_code)).start()
-    print("fake engine is up", flush=True)
+    say("fake engine is up")
     if options.no_listen:
         time.sleep(300)
     Handler.options = options

@@ -107,9 +107,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from deploy.process import EngineProcess
-engine = EngineProcess(
-    [sys.executable, {str(FAKE)!r}, "--ignore-sigterm", "--grandchildren", "2"], log=Path({str(tmp_path)!r}, "log"), grace=1
-)
+flags = ["--ignore-sigterm", "--grandchildren", "2"]
+engine = EngineProcess([sys.executable, {str(FAKE)!r}, *flags], log=Path({str(tmp_path)!r}, "log"), grace=1)
 engine.start()
 time.sleep(60)
 """
@@ -168,7 +167,7 @@ def test_the_environment_loses_what_would_redirect_the_engine(monkeypatch: pytes
 def test_the_previous_log_is_kept(tmp_path: Path) -> None:
     for words in ("first", "second"):
         with fake(tmp_path, "--print", words) as engine:
-            assert until(lambda engine=engine: is_up(engine))  # type: ignore[misc]
+            assert until(lambda engine=engine: is_up(engine))
     assert last_lines(tmp_path / "engine.log", 2)[0] == "second"
     assert last_lines(tmp_path / "engine.log.1", 2)[0] == "first"
     assert (tmp_path / "engine.log").stat().st_mode & 0o077 == 0
