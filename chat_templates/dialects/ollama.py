@@ -1,0 +1,251 @@
+"""The Ollama dialect: a Go template in "messages mode", and the prompt Ollama feeds for it.
+
+Knows how Ollama (0.13 to 0.33) merges messages, what variables it gives a template and who writes BOS.
+Does not know the Modelfile around the template. Every text of the form is written as a Go string literal,
+so white space is visible, `{{` needs no care and every character survives the Modelfile's grammar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from chat_templates.dialects.base import DialectFacts, DialectRefused
+from chat_templates.dialects.gotemplate import GoTemplate
+from chat_templates.dialects.gotemplate_values import quote
+from chat_templates.dialects.ollama_messages import collate, variables
+from chat_templates.template import ChatTemplate, Markup, Message
+from errors import TemplateError
+
+if TYPE_CHECKING:
+    from chat_templates.sources.source import TemplateSource
+    from chat_templates.stops import Stops
+
+__all__ = ["OllamaDialect", "collate", "limits"]
+
+_WHITE = {
+    1: "\t\n\v\f\r\x1c\x1d\x1e\x1f ",
+    2: "\x85\xa0",
+    3: "\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000",
+}
+"""What Python's str.strip takes off, by the number of bytes in UTF-8."""
+
+
+class OllamaDialect:
+    """Go templates as Ollama runs them."""
+
+    name = "ollama"
+    filename = "ollama.gotmpl"
+
+    def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:
+        """Return the TEMPLATE for `source`. Raises `DialectRefused` when there is no form to write."""
+        if source.form is None:
+            reason = source.form_refusal or "no reason was found"
+            raise DialectRefused(
+                f"The chat template cannot be taken apart into the texts around its messages: {reason}."
+            )
+        return _write(source.form, facts)
+
+    def render(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        facts: DialectFacts,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """Return the prompt Ollama feeds: BOS, if the GGUF adds it, and the template's output.
+
+        Ollama has no switch for the generation prompt: a last message of the assistant is always
+        continued, anything else always answered. Raises `DialectRefused` for the other two wishes.
+        """
+        answers = bool(messages) and messages[-1]["role"] != "assistant"
+        if continue_final_message and answers:
+            raise DialectRefused("Ollama continues the last message only when it is the assistant's.")
+        if not add_generation_prompt and not continue_final_message:
+            raise DialectRefused("Ollama always asks for an answer: it has no prompt without one.")
+        template = GoTemplate(text)
+        used = {name.lower() for name in template.identifiers()}
+        if "messages" not in used:
+            raise TemplateError(
+                "The Go template does not use .Messages, so Ollama would run it once per turn (legacy mode).",
+                hint="Write it with a range over .Messages.",
+            )
+        if tools and "tools" not in used:
+            raise DialectRefused("the Go template does not use .Tools, so Ollama refuses requests with tools")
+        bos = (facts.bos_token or "") if facts.adds_bos else ""
+        return bos + template.execute(variables(messages, tools))
+
+
+def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, str]:
+    """Return why Ollama cannot be exact, by class of conversation. The proof decides what is exact; this
+    puts its refusals into words."""
+    found = {"repeated": "Ollama merges consecutive messages of one role, with an empty line between them"}
+    if form.tool is None:
+        found["tools"] = "the form of the template has no place for tools"
+    else:
+        found["tools"] = "the form has a place for a tool's result, but none for definitions and calls"
+    if "system" in form.trimmed and form.empty_system == "absent":
+        found["unicode"] = "a system message of nothing but white space is written as an empty block"
+    if facts and facts.adds_bos and not _begins_with_bos(form, facts):
+        token = facts.bos_token or "a BOS token"
+        found["chat"] = f"the tokenizer puts {token} in front, but the training text does not begin with it"
+    return found
+
+
+# writing
+
+
+def _begins_with_bos(form: ChatTemplate, facts: DialectFacts) -> bool:
+    return bool(facts.bos_token) and form.bos.startswith(facts.bos_token or "")
+
+
+def _write(form: ChatTemplate, facts: DialectFacts) -> str:
+    bos = form.bos
+    if facts.adds_bos and facts.bos_token and _begins_with_bos(form, facts):
+        bos = bos.removeprefix(facts.bos_token)  # written here too it would stand there twice
+    lines = ["{{- /* Chat template written by Portside. */ -}}", *_definitions(form)]
+    if form.system_placement == "first_user":
+        lines.append("{{- $asked := false }}")
+    lines += [
+        f"{{{{- range $index, $_ := .Messages }}}}{_first(form, bos)}",
+        "{{- $last := eq (len (slice $.Messages $index)) 1 }}",
+        *_system_lines(form),
+        '{{- else if eq .Role "user" }}' + _user(form),
+        '{{- else if eq .Role "assistant" }}' + _assistant(form),
+    ]
+    if form.tool is not None:
+        lines.append('{{- else if eq .Role "tool" }}' + _around(form.tool, _content(form, "tool")))
+    lines += [
+        "{{- else }}" + _fail("this chat template has no place for a message of this role"),
+        "{{- end }}",
+    ]
+    if form.generation_prompt:
+        closing = _literal(form.generation_prompt)
+        lines.append(f'{{{{- if and $last (ne .Role "assistant") }}}}{closing}{{{{ end }}}}')
+    return "\n".join(lines) + "\n{{- end -}}\n"
+
+
+def _literal(text: str) -> str:
+    return "{{ " + quote(text) + " }}" if text else ""
+
+
+def _around(markup: Markup, content: str) -> str:
+    return _literal(markup.prefix) + content + _literal(markup.suffix)
+
+
+def _fail(reason: str) -> str:
+    """Return an action that makes Ollama answer with an error that says `reason`: Go has no other way."""
+    return "{{ template " + quote(reason) + " . }}"
+
+
+def _missing_system(form: ChatTemplate) -> str:
+    """Return the text in the place of the system block when the conversation has no system message."""
+    if form.system is None or form.default_system is None:
+        return form.no_system
+    return form.system.around(form.default_system)
+
+
+def _given(form: ChatTemplate, message: str = "") -> str:
+    """Return the condition that `message`, the first one, is a system message that counts."""
+    condition = f'eq {message}.Role "system"'
+    return f"and ({condition}) {message}.Content" if form.empty_system == "absent" else condition
+
+
+def _first(form: ChatTemplate, bos: str) -> str:
+    """Return what stands in front of the first message."""
+    missing = _literal(_missing_system(form)) if form.system_placement == "own_turn" else ""
+    if missing and form.system is not None:
+        missing = f"{{{{ if not ({_given(form)}) }}}}{missing}{{{{ end }}}}"
+    return f"{{{{ if eq $index 0 }}}}{_literal(bos)}{missing}{{{{ end }}}}" if bos or missing else ""
+
+
+def _system_lines(form: ChatTemplate) -> list[str]:
+    opening = '{{- if eq .Role "system" }}'
+    if form.system is None:
+        return [opening + _fail("this chat template does not accept a system message")]
+    if form.system_placement == "first_user":
+        late = _fail("this chat template takes a system message only as the first message")
+        return [opening + "{{ if $index }}" + late + "{{ end }}"]
+    block = _around(form.system, _content(form, "system"))
+    return [
+        opening + (f"{{{{ if .Content }}}}{block}{{{{ end }}}}" if form.empty_system == "absent" else block)
+    ]
+
+
+def _user(form: ChatTemplate) -> str:
+    block = _system_in_user(form) if form.system_placement == "first_user" else ""
+    if block:
+        block = f"{{{{ if not $asked }}}}{{{{ $asked = true }}}}{block}{{{{ end }}}}"
+    return _around(form.user, block + _content(form, "user"))
+
+
+def _system_in_user(form: ChatTemplate) -> str:
+    missing = _literal(_missing_system(form))
+    if form.system is None:
+        return missing
+    given = _around(form.system, _content(form, "system", "$first.Content"))
+    otherwise = f"{{{{ else }}}}{missing}" if missing else ""
+    condition = _given(form, "$first")
+    return f"{{{{ $first := index $.Messages 0 }}}}{{{{ if {condition} }}}}{given}{otherwise}{{{{ end }}}}"
+
+
+def _assistant(form: ChatTemplate) -> str:
+    closing = _literal(form.assistant.suffix + form.separator)
+    end = f"{{{{ if not $last }}}}{closing}{{{{ end }}}}" if closing else ""
+    content = _content(form, "assistant")
+    if form.thinking and form.thinking.strip_history:
+        content = (
+            f'{{{{ if $last }}}}{content}{{{{ else }}}}{{{{ template "answer" .Content }}}}{{{{ end }}}}'
+        )
+    return _literal(form.assistant.prefix) + content + end
+
+
+def _content(form: ChatTemplate, role: str, value: str = ".Content") -> str:
+    return f'{{{{ template "trimmed" {value} }}}}' if role in form.trimmed else f"{{{{ {value} }}}}"
+
+
+# Go's templates have no functions that search or trim. A loop that takes one piece off at a time does: for a
+# text t of n bytes, n - k is `len (slice t k)`. Ranges over a number need Go 1.24, so Ollama 0.5.13.
+
+
+def _definitions(form: ChatTemplate) -> list[str]:
+    thinking = form.thinking if form.thinking and form.thinking.strip_history else None
+    found: list[str] = []
+    if form.trimmed:
+        found.append('{{- define "trimmed" }}{{ $text := . }}')
+        found += [_strip_loop(at_end=False), _strip_loop(at_end=True), "{{- $text }}{{ end }}"]
+    if thinking is not None:
+        size, close = len(thinking.close.encode()), quote(thinking.close)
+        found += [
+            '{{- define "answer" }}{{ $text := . }}{{ $rest := . }}',
+            f"{{{{- range len . }}}}{{{{ if lt (len $rest) {size} }}}}{{{{ break }}}}{{{{ end }}}}",
+            f"{{{{- $cut := len (slice $rest {size}) }}}}{{{{ if eq (slice $rest $cut) {close} }}}}",
+            "{{- $text = slice $text (len $rest) }}{{ break }}{{ end }}",
+            "{{- $rest = slice $rest 0 (len (slice $rest 1)) }}{{ end }}",
+        ]
+        if thinking.strip_after:
+            found.append("{{- if ne (len $text) (len .) }}" + _strip_loop(at_end=False) + "{{ end }}")
+        found.append(
+            '{{- template "trimmed" $text }}{{ end }}'
+            if "assistant" in form.trimmed
+            else "{{- $text }}{{ end }}"
+        )
+    return found
+
+
+def _strip_loop(*, at_end: bool) -> str:
+    """Return a loop that takes the white space of Python's str.strip off one end of $text."""
+    arms = []
+    for size, spaces in _WHITE.items():
+        rest = f"(len (slice $text {size}))"
+        piece = f"(slice $text {rest})" if at_end else f"(slice $text 0 {size})"
+        kept = f"slice $text 0 {rest}" if at_end else f"slice $text {size}"
+        named = " ".join(map(quote, spaces))
+        arms.append(f"if and (ge (len $text) {size}) (eq {piece} {named}) }}}}{{{{ $text = {kept} }}}}")
+    return (
+        "{{- range len $text }}{{ " + "\n{{- else ".join(arms) + "\n{{- else }}{{ break }}{{ end }}{{ end }}"
+    )
