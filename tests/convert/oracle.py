@@ -1,0 +1,72 @@
+"""llama.cpp itself as the judge: its stock converter and its quantizer, each in an environment of its own.
+
+Three variables say where they are; a test that needs one is skipped where it is not set.
+
+    PORTSIDE_TEST_TORCH_PYTHON        a Python with torch, transformers, safetensors, sentencepiece, pyyaml, tqdm
+    PORTSIDE_TEST_LLAMA_CPP_PYTHON    a Python with llama_cpp (llama-cpp-python)
+    PORTSIDE_TEST_LLAMA_CPP_SOURCE    the unpacked source distribution of llama-cpp-python
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+__all__ = ["quantize", "stock_convert"]
+
+# The stock converter knows a pre-tokenizer by the hash of published vocabularies; those made here have none.
+_CONVERT = """
+import sys
+source, pre, *arguments = sys.argv[1:]
+sys.path[:0] = [source, source + "/gguf-py"]
+import conversion.base
+if pre:
+    conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+import convert_hf_to_gguf
+sys.argv = ["convert_hf_to_gguf.py", *arguments]
+convert_hf_to_gguf.main()
+"""
+
+_QUANTIZE = """
+import json, sys
+import llama_cpp
+source, jobs = sys.argv[1], json.loads(sys.argv[2])
+for number, target in jobs:
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.nthread, parameters.ftype = 2, number
+    code = llama_cpp.llama_model_quantize(source.encode(), target.encode(), parameters)
+    if code != 0:
+        sys.exit(f"llama_model_quantize returned {code} for {target}")
+"""
+
+
+def stock_convert(checkpoint: Path, target: Path, kind: str, pre: str = "") -> Path:
+    """Convert with llama.cpp's convert_hf_to_gguf.py to f32, f16, bf16 or q8_0; `pre` overrides its hash."""
+    source = _named("PORTSIDE_TEST_LLAMA_CPP_SOURCE") / "vendor" / "llama.cpp"
+    arguments = [str(checkpoint), "--outtype", kind, "--outfile", str(target)]
+    _run([str(_named("PORTSIDE_TEST_TORCH_PYTHON")), "-c", _CONVERT, str(source), pre, *arguments])
+    return target
+
+
+def quantize(source: Path, targets: Sequence[tuple[int, Path]]) -> None:
+    """Quantize the GGUF `source` with `llama_model_quantize` to each (file type number, path)."""
+    jobs = json.dumps([[number, str(path)] for number, path in targets])
+    python = _named("PORTSIDE_TEST_LLAMA_CPP_PYTHON")
+    _run([str(python), "-c", _QUANTIZE, str(source), jobs])
+
+
+def _named(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value or not Path(value).exists():
+        pytest.skip(f"{variable} is not set (make test-engines sets it)")
+    return Path(value)
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

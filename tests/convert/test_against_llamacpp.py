@@ -1,0 +1,85 @@
+"""Every type of every family, tensor for tensor and key for key, against llama.cpp's own tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint import Checkpoint
+from convert import TYPES, plan_conversion, run_conversion
+from convert.types import FILE_TYPES
+from tests.checkpoints import write_random_checkpoint
+from tests.convert.gguf_bytes import metadata, tensor_digests
+from tests.convert.oracle import quantize, stock_convert
+
+pytestmark = pytest.mark.engines
+
+_STOCK = ("f32", "f16", "bf16", "q8_0")
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 512,
+}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 24.0}
+
+CASES: dict[str, dict[str, Any]] = {
+    "llama-tied": {"tied": True, "layers": 3},
+    "llama-rope-freqs": {"layers": 9, "heads": 8, "config": {"rope_scaling": _LLAMA3}},
+    "llama-biased-f16": {"bias": True, "dtype": "F16", "shards": 2},
+    "llama-f32": {"dtype": "F32", "heads": 4, "kv_heads": 1},
+    "llama-80-layers": {"layers": 80, "tied": True, "intermediate": 256},
+    "llama-odd-rows": {"hidden": 288, "intermediate": 544, "heads": 4, "kv_heads": 4},
+    "llama-very-odd-rows": {"hidden": 264, "intermediate": 520, "heads": 4, "kv_heads": 4, "tied": True},
+    "mistral-window": {"architecture": "MistralForCausalLM", "config": {"sliding_window": 512}},
+    "qwen2-tied": {"architecture": "Qwen2ForCausalLM", "tied": True, "heads": 8, "layers": 5},
+    "qwen2-untied-yarn": {"architecture": "Qwen2ForCausalLM", "config": {"rope_scaling": _YARN}},
+    "qwen3-tied": {"architecture": "Qwen3ForCausalLM", "tied": True, "layers": 17},
+    "qwen3-untied": {"architecture": "Qwen3ForCausalLM", "heads": 8, "kv_heads": 1, "shards": 3},
+    "linear-padded": {"vocab": 320, "config": {"rope_scaling": {"type": "linear", "factor": 2.0}}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_type_is_identical(case: str, tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "Tiny-7M-Chat", **CASES[case])
+    ours = _convert(checkpoint, TYPES, tmp_path / "ours")
+    theirs = {kind: stock_convert(checkpoint, tmp_path / f"{kind}.gguf", kind, "gpt-2") for kind in _STOCK}
+    rest = [kind for kind in TYPES if kind not in theirs]
+    targets = {kind: tmp_path / f"{kind}.gguf" for kind in (*rest, "q8_0 again")}
+    numbers = [FILE_TYPES[kind.split()[0]].number for kind in targets]
+    quantize(theirs["f32"], list(zip(numbers, targets.values(), strict=True)))
+    for kind, path in {**theirs, **targets}.items():
+        _compare(ours[kind.split()[0]], path)
+
+
+def test_the_sample_is_identical(sample: Path, tmp_path: Path) -> None:
+    ours = _convert(sample, ("f32", "bf16", "q8_0", "q4_k_m", "q4_1"), tmp_path / "ours")
+    for kind in ("f32", "bf16", "q8_0"):
+        _compare(ours[kind], stock_convert(sample, tmp_path / f"{kind}.gguf", kind))
+    quantize(
+        tmp_path / "bf16.gguf", [(15, tmp_path / "q4_k_m.gguf"), (3, tmp_path / "q4_1.gguf")]
+    )
+    for kind in ("q4_k_m", "q4_1"):
+        _compare(ours[kind], tmp_path / f"{kind}.gguf")
+
+
+def _convert(directory: Path, types: tuple[str, ...], target: Path) -> dict[str, Path]:
+    plan = plan_conversion(Checkpoint.open(directory), types, target)
+    return {file.type: file.path for file in run_conversion(plan)}
+
+
+def _compare(ours: Path, theirs: Path) -> None:
+    assert metadata(ours) == metadata(theirs)
+    our_tensors, their_tensors = tensor_digests(ours), tensor_digests(theirs)
+    assert our_tensors.keys() == their_tensors.keys()
+    different = {
+        name: (our_tensors[name][:2], their_tensors[name][:2])
+        for name in our_tensors
+        if our_tensors[name] != their_tensors[name]
+    }
+    assert not different
