@@ -76,8 +76,8 @@ _LMDEPLOY_NAMES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("deepseek-vl2", ("deepseek-vl2",), ()),
     ("llava-chatml", ("llava", "v1.6-34b"), ()),
 )
-"""LMDeploy 0.18's built-in templates in the order it tries them. Of the path in lower case: the words that must
-all occur, and the words that must not."""
+"""LMDeploy 0.18's built-in templates in the order it tries them. Of the path in lower case: the words that
+must all occur, and the words that must not."""
 
 
 def check_lmdeploy_path(path: Path) -> Iterator[Finding]:

@@ -7,7 +7,9 @@ know chat templates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +133,10 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise BadInput(f"The text cannot be encoded: {error.reason}.") from error
         rebuilt = "add_bos_token" in self.config or "add_eos_token" in self.config
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens and not rebuilt).ids
+        backend = self._backend
+        with _library(self.path):
+            given = backend.encode(text, add_special_tokens=add_special_tokens and not rebuilt)
+        ids: list[int] = given.ids
         if not (add_special_tokens and rebuilt):
             return ids
         last = self.eos_id if self.config.get("add_eos_token") else None
@@ -140,7 +145,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`; ids that do not exist give nothing."""
         known = [token for token in ids if 0 <= token < len(self.tokens)]
-        return self._backend.decode(known, skip_special_tokens=skip_special_tokens)
+        backend = self._backend
+        with _library(self.path):
+            return backend.decode(known, skip_special_tokens=skip_special_tokens)
 
     @staticmethod
     def _one(token: int | None) -> tuple[int, ...]:
@@ -148,28 +155,27 @@ class Tokenizer:
 
     @cached_property
     def _backend(self) -> tokenizers.Tokenizer:
-        import json
-
         import tokenizers
 
         raw = {**self.raw, "added_tokens": [token.as_json() for token in self.added]}
         raw["truncation"] = raw["padding"] = None  # settings of a training run, not of the tokenizer
-        try:
+        with _library(self.path):
             return tokenizers.Tokenizer.from_str(json.dumps(raw))
-        except Exception as error:  # the library raises bare Exception for any bad input
-            raise _damaged(self.path, error) from error
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # a Rust panic, which is not an Exception
-                raise
-            raise _damaged(self.path, error) from None
 
 
-def _damaged(path: Path, error: BaseException) -> CheckpointFlaw:
-    return CheckpointFlaw(
-        "tokenizer-damaged",
-        f"{path} cannot be loaded by the tokenizers library: {str(error)[:300]}.",
-        hint="Copy tokenizer.json from the base model, or save the tokenizer again.",
-    )
+@contextlib.contextmanager
+def _library(path: Path) -> Iterator[None]:
+    """Turn whatever the tokenizers library raises, Rust panics included, into a `CheckpointFlaw`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointFlaw(
+            "tokenizer-damaged",
+            f"{path} cannot be used by the tokenizers library: {str(error)[:300]}.",
+            hint="Copy tokenizer.json from the base model, or save the tokenizer again.",
+        ) from error
 
 
 def _missing(directory: Path) -> CheckpointFlaw:
