@@ -132,10 +132,10 @@ class _Prober:
             raise _NoForm("it writes later turns differently from the first")
         closed = self._maybe([_user(1)], prompt=False)
         open_end = _cut(closed, [_user(1)])[-1] if closed is not None else ""
-        user_suffix = _common_prefix(_common_prefix(mid, tail), open_end)
+        user_suffix = _shared_start(_common_prefix(mid, tail), open_end)
         ended = self._maybe(_TALK[:2], prompt=False)
         ending = _cut(ended, _TALK[:2])[-1] if ended is not None else after
-        assistant_suffix = _common_prefix(after, ending)
+        assistant_suffix = _shared_start(after, ending)
         return _Parts(
             head=head,
             user_suffix=user_suffix,
@@ -157,24 +157,30 @@ class _Prober:
         return pieces[0], pieces[1]
 
     def _candidates(self, parts: _Parts, system: tuple[str, str] | None) -> Iterator[ChatTemplate]:
+        """Yield the forms that the differences allow, the likelier ones first."""
         bos = self._bos if self._bos and parts.head.startswith(self._bos) else ""
         head = parts.head[len(bos) :]
-        for user_prefix in _prefixes(head, parts.rest):
+        shared, *nothing = _prefixes(head, parts.rest)
+        for user_prefix in (shared, None, *nothing):
+            if user_prefix is None:
+                yield from self._first_user(parts, bos, *system) if system else ()
+                continue
+            plain = self._plain(parts, bos, user_prefix)
             before = head[: len(head) - len(user_prefix)]
-            plain = ChatTemplate(
-                name=self._name,
-                user=Markup(user_prefix, parts.user_suffix),
-                assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
-                generation_prompt=parts.generation_prompt,
-                bos=bos,
-                separator=parts.rest[: len(parts.rest) - len(user_prefix)],
-            )
             if system is None:
                 yield replace(plain, no_system=before)
             else:
                 yield from self._own_turn(plain, before, *system)
-        if system is not None:
-            yield from self._first_user(parts, bos, *system)
+
+    def _plain(self, parts: _Parts, bos: str, user_prefix: str) -> ChatTemplate:
+        return ChatTemplate(
+            name=self._name,
+            user=Markup(user_prefix, parts.user_suffix),
+            assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
+            generation_prompt=parts.generation_prompt,
+            bos=bos,
+            separator=parts.rest[: len(parts.rest) - len(user_prefix)],
+        )
 
     def _own_turn(self, plain: ChatTemplate, before: str, pre: str, post: str) -> Iterator[ChatTemplate]:
         if not (pre.startswith(plain.bos) and post.endswith(plain.user.prefix)):
@@ -183,22 +189,14 @@ class _Prober:
         yield self._with_default(replace(plain, system=markup), before)
 
     def _first_user(self, parts: _Parts, bos: str, pre: str, post: str) -> Iterator[ChatTemplate]:
-        """Yield the forms whose system block stands between the user's prefix and the question."""
-        head = parts.head[len(bos) :]
-        shared = _common_prefix(_common_prefix(pre[len(bos) :], head), head)
-        for user_prefix in dict.fromkeys((shared, *(p for p in _prefixes(shared, parts.rest)))):
-            if not (parts.rest.endswith(user_prefix) and shared.startswith(user_prefix)):
-                continue
-            plain = ChatTemplate(
-                name=self._name,
-                user=Markup(user_prefix, parts.user_suffix),
-                assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
-                generation_prompt=parts.generation_prompt,
-                bos=bos,
-                separator=parts.rest[: len(parts.rest) - len(user_prefix)],
-                system=Markup(pre[len(bos) + len(user_prefix) :], post),
-                system_placement="first_user",
-            )
+        """Yield the form whose system block stands between the user's prefix and the question."""
+        head, pre = parts.head[len(bos) :], pre[len(bos) :]
+        user_prefix = _common_prefix(pre, head)
+        while not parts.rest.endswith(user_prefix):
+            user_prefix = user_prefix[:-1]
+        if user_prefix:
+            block = Markup(pre[len(user_prefix) :], post)
+            plain = replace(self._plain(parts, bos, user_prefix), system=block, system_placement="first_user")
             yield self._with_default(plain, head[len(user_prefix) :])
 
     def _with_default(self, form: ChatTemplate, before: str) -> ChatTemplate:
@@ -275,9 +273,26 @@ def _common_suffix(left: str, right: str) -> str:
     return _common_prefix(left[::-1], right[::-1])[::-1]
 
 
+def _shared_start(left: str, right: str) -> str:
+    """Return the common prefix, but never a piece of a marker such as the "<" of two different ones."""
+    shared = _common_prefix(left, right)
+    if shared not in (left, right):
+        while _inside_marker(shared):
+            shared = shared[:-1]
+    return shared
+
+
+def _inside_marker(text: str) -> bool:
+    return text.rfind("<") > text.rfind(">") or text.rfind("[") > text.rfind("]")
+
+
 def _prefixes(head: str, rest: str) -> list[str]:
     """Return the possible user prefixes: what the first and the later questions both follow, or nothing."""
-    return list(dict.fromkeys((_common_suffix(head, rest), "")))
+    shared = _common_suffix(head, rest)
+    if shared not in (head, rest):
+        while shared and _inside_marker(head[: len(head) - len(shared)]):
+            shared = shared[1:]
+    return list(dict.fromkeys((shared, "")))
 
 
 def _first_difference(

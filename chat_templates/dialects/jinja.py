@@ -1,0 +1,186 @@
+"""The Jinja dialect: what vLLM, llama.cpp, transformers and LMDeploy's `hf` take.
+
+Knows how to write a form as Jinja that renders the same in transformers' environment and in llama.cpp's own
+Jinja: no filters but `trim`, no macros, every text a quoted literal. A source that is a Jinja stays as it is,
+byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from chat_templates.dialects.base import DialectFacts, DialectRefused
+from chat_templates.jinja_engine import JinjaRequest, shared_worker
+from chat_templates.template import ChatTemplate, Markup, Message
+
+if TYPE_CHECKING:
+    from chat_templates.jinja_engine import RenderFailed
+    from chat_templates.sources.source import TemplateSource
+    from chat_templates.stops import Stops
+
+__all__ = ["JinjaDialect", "write_jinja"]
+
+_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+class JinjaDialect:
+    """Chat templates as transformers renders them."""
+
+    name = "jinja"
+    filename = "chat_template.jinja"
+
+    def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:
+        """Return the source's own Jinja, or one written from its form."""
+        if source.origin == "jinja":
+            return source.jinja
+        if source.form is None:
+            raise DialectRefused(f"The template source {source.spec} has neither a Jinja nor a form.")
+        return write_jinja(source.form)
+
+    def render(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        facts: DialectFacts,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
+        """Return the prompt; the engines add no BOS to it. Raises `TemplateError`."""
+        return shared_worker().render(
+            text,
+            JinjaRequest(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                bos_token=facts.bos_token,
+                eos_token=facts.eos_token,
+            ),
+        )
+
+    def render_all(self, text: str, requests: Sequence[JinjaRequest]) -> list[str | RenderFailed]:
+        """Render many conversations in one go; a failure stands in the place of its prompt."""
+        return shared_worker().render_all(text, requests)
+
+
+def write_jinja(form: ChatTemplate) -> str:
+    """Return a Jinja template that renders every conversation as `form.render` does."""
+    return "\n".join(_lines(form)) + "\n"
+
+
+def _lines(form: ChatTemplate) -> Iterator[str]:
+    yield f"{{#- The {_comment(form.name)} chat template, written by Portside from its texts. -#}}"
+    if form.bos:
+        yield _out(form.bos)
+    if form.system is None:
+        yield "{%- set turns = messages %}"
+        yield from _block_or_text(form, _literal(form.no_system))
+    else:
+        yield from _system(form, form.system)
+    yield "{%- for message in turns %}"
+    yield "    {%- set content = message['content'] if message['content'] else '' %}"
+    yield "    {%- if content is not string %}"
+    yield f"        {_refuse(f'The chat template {form.name!r} takes text only.')}"
+    yield "    {%- endif %}"
+    yield from _thoughts(form)
+    yield from _roles(form)
+    yield "{%- endfor %}"
+    if form.generation_prompt:
+        yield "{%- if add_generation_prompt %}"
+        yield f"    {_out(form.generation_prompt)}"
+        yield "{%- endif -%}"
+    else:
+        yield "{#- There is no generation prompt. -#}"
+
+
+def _system(form: ChatTemplate, markup: Markup) -> Iterator[str]:
+    """Set `block` to the text of the system block and `turns` to the other messages."""
+    missing = _literal(form.no_system)
+    if form.default_system is not None:
+        missing = _literal(markup.around(form.default_system))
+    yield "{%- if messages and messages[0]['role'] == 'system' %}"
+    yield "    {%- set system = messages[0]['content'] if messages[0]['content'] else '' %}"
+    if "system" in form.trimmed:
+        yield "    {%- set system = system | trim %}"
+    block = _joined(markup.prefix, "system", markup.suffix)
+    if form.empty_system == "absent":
+        block = f"({block}) if system else {missing}"
+    yield f"    {{%- set block = {block} %}}"
+    yield "    {%- set turns = messages[1:] %}"
+    yield "{%- else %}"
+    yield f"    {{%- set block = {missing} %}}"
+    yield "    {%- set turns = messages %}"
+    yield "{%- endif %}"
+    yield from _block_or_text(form, "block")
+
+
+def _block_or_text(form: ChatTemplate, block: str) -> Iterator[str]:
+    if form.system_placement == "first_user":
+        yield f"{{%- set pending = namespace(block={block}) %}}"
+    elif block != "''":
+        yield f"{{{{- {block} }}}}"
+
+
+def _thoughts(form: ChatTemplate) -> Iterator[str]:
+    thinking = form.thinking
+    if thinking is None or not thinking.strip_history:
+        return
+    close = _literal(thinking.close)
+    answer = f"content.split({close})[-1]" + (".lstrip()" if thinking.strip_after else "")
+    yield f"    {{%- if message['role'] == 'assistant' and not loop.last and {close} in content %}}"
+    yield f"        {{%- set content = {answer} %}}"
+    yield "    {%- endif %}"
+
+
+def _roles(form: ChatTemplate) -> Iterator[str]:
+    first_user = form.system_placement == "first_user"
+    user = ("pending.block + " if first_user else "") + _content(form, "user")
+    yield "    {%- if message['role'] == 'user' %}"
+    yield f"        {{{{- {_joined(form.user.prefix, user, form.user.suffix)} }}}}"
+    if first_user:
+        yield "        {%- set pending.block = '' %}"
+    yield "    {%- elif message['role'] == 'assistant' %}"
+    assistant = _joined(form.assistant.prefix, _content(form, "assistant"), form.assistant.suffix)
+    yield f"        {{{{- {assistant} }}}}"
+    if form.separator:
+        yield "        {%- if not loop.last %}"
+        yield f"            {_out(form.separator)}"
+        yield "        {%- endif %}"
+    if form.tool is not None:
+        yield "    {%- elif message['role'] == 'tool' %}"
+        tool = _joined(form.tool.prefix, _content(form, "tool"), form.tool.suffix)
+        yield f"        {{{{- {tool} }}}}"
+    yield "    {%- else %}"
+    said = _literal(f"The chat template {form.name!r} has no place here for the role ")
+    yield f"        {{{{- raise_exception({said} + message['role']) }}}}"
+    yield "    {%- endif %}"
+
+
+def _content(form: ChatTemplate, role: str) -> str:
+    return "(content | trim)" if role in form.trimmed else "content"
+
+
+def _joined(prefix: str, expression: str, suffix: str) -> str:
+    parts = [_literal(prefix) if prefix else "", expression, _literal(suffix) if suffix else ""]
+    return " + ".join(part for part in parts if part)
+
+
+def _out(text: str) -> str:
+    return f"{{{{- {_literal(text)} }}}}"
+
+
+def _refuse(text: str) -> str:
+    return f"{{{{- raise_exception({_literal(text)}) }}}}"
+
+
+def _literal(text: str) -> str:
+    """Return `text` as a Jinja string that no lexer can end early or rewrite."""
+    return "'" + "".join(_ESCAPES.get(character, character) for character in text) + "'"
+
+
+def _comment(text: str) -> str:
+    """Return `text` so that it cannot end a comment."""
+    return " ".join(text.replace("#", "").split()) or "unnamed"

@@ -1,0 +1,92 @@
+"""What is wrong with a checkpoint's chat template, as findings.
+
+Knows the template as it is stored and the source it is said to be trained with. The stop tokens' findings
+come with `analyse_stops`.
+"""
+
+from __future__ import annotations
+
+from chat_templates.conversations import cases_of
+from chat_templates.jinja_engine import JinjaRequest, RenderFailed, shared_worker
+from chat_templates.sources.load import special_tokens
+from chat_templates.sources.probe import depends_on_date
+from chat_templates.sources.source import TemplateSource
+from checkpoint import Checkpoint, Finding
+from errors import TemplateError
+
+__all__ = ["inspect_template"]
+
+_NAME_IT = "Name the template it was trained with: --template family:NAME, FILE.jinja or FILE.toml."
+
+
+def inspect_template(checkpoint: Checkpoint, source: TemplateSource | None = None) -> tuple[Finding, ...]:
+    """Return the findings about the template stored in `checkpoint`, served as trained with `source`.
+
+    Without `source` the stored template is taken at its word.
+    """
+    stored = checkpoint.chat_template
+    foreign = source is not None and source.spec != "checkpoint"
+    if stored is None:
+        return (_missing(checkpoint, foreign),)
+    bos, eos = special_tokens(checkpoint)
+    question = JinjaRequest(({"role": "user", "content": "Hello"},), bos_token=bos, eos_token=eos)
+    result = shared_worker().render_all(stored, [question])[0]
+    if isinstance(result, RenderFailed):
+        return (_broken(result, foreign),)
+    findings = []
+    if depends_on_date(stored, bos_token=bos, eos_token=eos):
+        findings.append(_dated())
+    if foreign and source is not None:
+        findings += _differs(stored, source, bos, eos)
+    return tuple(findings)
+
+
+def _missing(checkpoint: Checkpoint, foreign: bool) -> Finding:
+    return Finding(
+        "template-missing",
+        "warning" if foreign else "error",
+        f"{checkpoint.path} has no chat template: vLLM answers every chat with an error, LMDeploy joins the "
+        "messages without any marker.",
+        "`portside serve` and `build` put the named one in its place." if foreign else _NAME_IT,
+    )
+
+
+def _broken(failure: RenderFailed, foreign: bool) -> Finding:
+    code = "template-syntax" if failure.kind == "syntax" else "template-raises"
+    fix = "The named template is used in its place." if foreign else _NAME_IT
+    return Finding(code, "warning" if foreign else "error", failure.message, fix)
+
+
+def _dated() -> Finding:
+    return Finding(
+        "template-date",
+        "info",
+        "The template writes today's date into the prompt, so only engines that run the Jinja itself can be "
+        "exact; prompts change from day to day.",
+        "For the other dialects give the same template with a fixed date as FILE.jinja.",
+    )
+
+
+def _differs(stored: str, source: TemplateSource, bos: str | None, eos: str | None) -> list[Finding]:
+    """Compare the stored template with the one it was trained with on plain chats."""
+    cases = cases_of("chat")
+    requests = [JinjaRequest(case.messages, bos_token=bos, eos_token=eos) for case in cases]
+    for case, result in zip(cases, shared_worker().render_all(stored, requests), strict=True):
+        try:
+            trained: str | None = source.render(case.messages)
+        except TemplateError:
+            trained = None
+        if trained is not None and result != trained:
+            said = f"{result[:120]!r}" if isinstance(result, str) else "an error"
+            return [_mismatch(source, case.name, trained, said)]
+    return []
+
+
+def _mismatch(source: TemplateSource, case: str, trained: str, said: str) -> Finding:
+    return Finding(
+        "template-differs",
+        "warning",
+        f"The checkpoint's own chat template is not the one it was trained with ({source.spec}): with {case} "
+        f"the training prompt begins {trained[:120]!r}, its own gives {said}.",
+        "`portside serve` and `build` use the named template; any other tool would use the checkpoint's.",
+    )

@@ -1,0 +1,84 @@
+"""A proof and its differences for people: a table, and two prompts one above the other.
+
+Knows rich and how to make white space and control characters visible. Measures nothing.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chat_templates.conversations import CLASSES
+from chat_templates.proof import ClassResult, Difference, Proof
+
+__all__ = ["print_difference", "print_proof", "visible"]
+
+_STYLES = {"exact": "green", "refused": "red", "absent": "dim"}
+_SYMBOLS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+_BEFORE, _AFTER = 40, 80
+"""Characters shown on either side of the first difference."""
+
+
+def print_proof(proof: Proof, console: Console) -> None:
+    """Print a table of dialects by classes, then the reasons, each with its first difference."""
+    console.print(_table(proof))
+    for name, dialect in proof.dialects.items():
+        if dialect.refusal is not None:
+            console.print(Text.assemble((f"{name}: ", "bold"), dialect.refusal))
+            continue
+        for class_name, result in dialect.classes.items():
+            if result.status == "refused":
+                _print_refusal(f"{name}, {class_name}: ", result, console)
+    _print_stops(proof, console)
+
+
+def print_difference(difference: Difference, console: Console) -> None:
+    """Print the two prompts around their first difference, one above the other, with a mark below."""
+    start = max(0, difference.index - _BEFORE)
+    same = visible(difference.expected[start : difference.index])
+    lead = "…" if start else ""
+    for label, text in (("training", difference.expected), ("dialect", difference.actual)):
+        rest = visible(text[difference.index : difference.index + _AFTER]) or "∎"
+        line = Text.assemble((f"  {label:>8} ", "dim"), lead, same, (rest[:1], "bold reverse"), rest[1:])
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+
+
+def visible(text: str) -> str:
+    """Return `text` with white space and characters nobody can see written as symbols or as U+XXXX."""
+    return "".join(_symbol(character) for character in text)
+
+
+def _symbol(character: str) -> str:
+    if character in _SYMBOLS:
+        return _SYMBOLS[character]
+    if unicodedata.category(character)[0] in "CZ":
+        return f"<U+{ord(character):04X}>"
+    return character
+
+
+def _table(proof: Proof) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("dialect")
+    for name in CLASSES:
+        table.add_column(name)
+    for name, dialect in proof.dialects.items():
+        cells = [Text(r.status, style=_STYLES[r.status]) for r in dialect.classes.values()]
+        table.add_row(Text(name, style="bold"), *cells)
+    return table
+
+
+def _print_refusal(label: str, result: ClassResult, console: Console) -> None:
+    console.print(Text.assemble((label, "bold"), result.reason or "refused"))
+    if result.difference is not None:
+        print_difference(result.difference, console)
+
+
+def _print_stops(proof: Proof, console: Console) -> None:
+    if proof.stops is None:
+        return
+    texts = ", ".join(visible(text) for text in proof.stops.strings) or "nothing"
+    ids = ", ".join(str(number) for number in proof.stops.ids)
+    console.print(Text.assemble(("stops on: ", "bold"), f"{texts} ({ids})"))
