@@ -31,7 +31,7 @@ class ChatTemplates:
     """`chat_template` of tokenizer_config.json (of a list, the entry named "default")."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model directory whose small files have been read and checked."""
 

@@ -50,7 +50,15 @@ def check_ids(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def check_vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Yield a finding where the embedding has more rows than tokens (padding), or fewer (damage)."""
+    """Yield what is odd about the vocabulary: more rows in the embedding than tokens (padding), or fewer."""
+    if isinstance(checkpoint.tokenizer.config.get("extra_special_tokens"), list):
+        yield Finding(
+            "extra-special-tokens-list",
+            "info",
+            "tokenizer_config.json has extra_special_tokens as a list, as transformers 5 writes it: "
+            "transformers 4, and engines built on it, cannot load this tokenizer.",
+            "For those, rename the key to additional_special_tokens.",
+        )
     tokens = len(checkpoint.tokenizer.tokens)
     embedding = embedding_of(checkpoint)
     if embedding is None:

@@ -135,6 +135,12 @@ def test_vocabulary_and_embedding(make_checkpoint: Make) -> None:
     assert "1,000" in other.message
 
 
+def test_a_key_that_transformers_4_cannot_read(make_checkpoint: Make) -> None:
+    directory = make_checkpoint()
+    edit_json(directory / "tokenizer_config.json", extra_special_tokens=["<tool>"])
+    assert set(_codes(directory)) == {"extra-special-tokens-list"}
+
+
 def test_bitsandbytes(make_checkpoint: Make) -> None:
     directory = make_checkpoint()
     edit_json(
