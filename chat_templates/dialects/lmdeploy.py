@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["WAY_OUT", "LmdeployDialect", "limits"]
 
 WAY_OUT = (
-    "Start LMDeploy with `--chat-template hf` on the served view: it then runs the chat_template.jinja there, "
+    "Start LMDeploy with `--chat-template hf` on the served view: it runs the chat_template.jinja there, "
     "which says everything."
 )
 _TEXTS = (
@@ -58,7 +58,7 @@ class LmdeployDialect:
             )
         refusal = limits(form, facts).get("chat")
         if refusal:
-            raise DialectRefused(f"LMDeploy JSON cannot say this chat template: {refusal}.", hint=WAY_OUT)
+            raise DialectRefused(f"{refusal[0].upper()}{refusal[1:]}.", hint=WAY_OUT)
         fields: dict[str, Any] = {key: text for key, text in _fields(form, facts).items() if text}
         fields["capability"] = "chat"
         words = stops.strings if stops else form.stop

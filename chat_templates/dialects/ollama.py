@@ -164,15 +164,18 @@ def _first(form: ChatTemplate, bos: str) -> str:
 
 
 def _system_lines(form: ChatTemplate) -> list[str]:
-    opening = '{{- if eq .Role "system" }}'
+    """Return the arms for system messages. The form has no place for a late one, and says so."""
     if form.system is None:
-        return [opening + _fail("this chat template does not accept a system message")]
-    if form.system_placement == "first_user":
-        late = _fail("this chat template takes a system message only as the first message")
-        return [opening + "{{ if $index }}" + late + "{{ end }}"]
-    block = _around(form.system, _content(form, "system"))
+        return ['{{- if eq .Role "system" }}' + _fail("this chat template does not accept a system message")]
+    late = _fail("this chat template takes a system message only as the first message")
+    block = ""
+    if form.system_placement == "own_turn":
+        block = _around(form.system, _content(form, "system"))
+        if form.empty_system == "absent":
+            block = f"{{{{ if .Content }}}}{block}{{{{ end }}}}"
     return [
-        opening + (f"{{{{ if .Content }}}}{block}{{{{ end }}}}" if form.empty_system == "absent" else block)
+        '{{- if and $index (eq .Role "system") }}' + late,
+        '{{- else if eq .Role "system" }}' + block,
     ]
 
 

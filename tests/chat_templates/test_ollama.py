@@ -79,7 +79,9 @@ def test_the_chatml_template_reads_well() -> None:
         "{{- /* Chat template written by Portside. */ -}}\n"
         "{{- range $index, $_ := .Messages }}\n"
         "{{- $last := eq (len (slice $.Messages $index)) 1 }}\n"
-        '{{- if eq .Role "system" }}{{ "<|im_start|>system\\n" }}{{ .Content }}{{ "<|im_end|>\\n" }}\n'
+        '{{- if and $index (eq .Role "system") }}'
+        '{{ template "this chat template takes a system message only as the first message" . }}\n'
+        '{{- else if eq .Role "system" }}{{ "<|im_start|>system\\n" }}{{ .Content }}{{ "<|im_end|>\\n" }}\n'
         '{{- else if eq .Role "user" }}{{ "<|im_start|>user\\n" }}{{ .Content }}{{ "<|im_end|>\\n" }}\n'
         '{{- else if eq .Role "assistant" }}{{ "<|im_start|>assistant\\n" }}{{ .Content }}'
         '{{ if not $last }}{{ "<|im_end|>\\n" }}{{ end }}\n'
@@ -184,6 +186,7 @@ def test_bos_is_written_only_when_the_tokenizer_does_not_add_it() -> None:
     [
         (form(system=None), said("s", "u", first="system")),
         (CHATML, [{"role": "tool", "content": "42"}]),
+        (CHATML, [*said("u", "a"), {"role": "system", "content": "late"}, *said("u")]),
         (CHATML, [{"role": "developer", "content": "x"}]),
         (
             VARIANTS["system in the first user turn"],
