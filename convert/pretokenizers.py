@@ -15,7 +15,7 @@ from typing import Any
 
 from errors import ConversionError
 
-__all__ = ["pre_tokenizer_name"]
+__all__ = ["APPROXIMATE", "pre_tokenizer_name"]
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -64,6 +64,9 @@ _KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
     (_split(*_DEEPSEEK_V3), False): "deepseek-v3",
 }
 """(steps, does a word that is a token skip the merges) -> llama.cpp's name."""
+
+APPROXIMATE = frozenset({"gpt-4o", "tekken"})
+"""Rules that llama.cpp has under a name but follows only roughly: it takes no combining marks into words."""
 
 
 def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str:

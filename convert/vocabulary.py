@@ -14,7 +14,7 @@ from typing import Any
 
 from checkpoint import AddedToken, Checkpoint, Finding, Tokenizer
 from convert.fields import Field, boolean, float32s, int32s, string, strings, uint32
-from convert.pretokenizers import pre_tokenizer_name
+from convert.pretokenizers import APPROXIMATE, pre_tokenizer_name
 from convert.sentencepiece import ADDED_SCORE, adds_space_prefix, is_byte, is_sentencepiece, piece_scores
 from convert.special import add_flags, special_ids
 from convert.stops import stop_slots
@@ -78,6 +78,9 @@ def read_vocabulary(checkpoint: Checkpoint, stop_ids: Sequence[int] | None) -> V
     tokenizer = checkpoint.tokenizer
     pieces = is_sentencepiece(tokenizer.raw)
     findings = [] if pieces else list(_check_byte_level(tokenizer))
+    pre = "default" if pieces else pre_tokenizer_name(tokenizer.raw)
+    if pre in APPROXIMATE:
+        findings.append(_approximate(pre))
     tokens, types = _tokens(tokenizer, checkpoint.config.vocab_size, pieces=pieces)
     special = special_ids(checkpoint, len(tokens))
     add = add_flags(checkpoint)
@@ -90,7 +93,7 @@ def read_vocabulary(checkpoint: Checkpoint, stop_ids: Sequence[int] | None) -> V
             space_prefix, findings = _space_prefix(tokenizer, findings)
     return Vocabulary(
         model="llama" if pieces else "gpt2",
-        pre="default" if pieces else pre_tokenizer_name(tokenizer.raw),
+        pre=pre,
         tokens=tokens,
         types=types,
         scores=_scores(checkpoint, tokens) if pieces else None,
@@ -129,6 +132,16 @@ def _space_prefix(tokenizer: Tokenizer, findings: list[Finding]) -> tuple[bool, 
         )
         return True, [*findings, found]
     return prefix, findings
+
+
+def _approximate(pre: str) -> Finding:
+    return Finding(
+        "pre-tokenizer-approximate",
+        "warning",
+        f"llama.cpp's pre-tokenizer {pre} splits words with combining marks (Hindi, Arabic vowels, decomposed "
+        "accents) otherwise than the tokenizer does; other text is split alike.",
+        "For such languages serve the model with vLLM.",
+    )
 
 
 def _check_byte_level(tokenizer: Tokenizer) -> tuple[Finding, ...]:

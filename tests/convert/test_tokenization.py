@@ -1,0 +1,114 @@
+"""Text becomes the same ids in llama.cpp, served from our GGUF, as by the checkpoint's tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint import Checkpoint
+from chat_templates.stops import Stops
+from convert import plan_conversion, run_conversion
+from tests.checkpoints import write_random_checkpoint
+from tests.convert.llamacpp_server import LlamaCpp, llamacpp
+from tests.convert.texts import hard_texts
+
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_WORDS = {**_BYTES, "use_regex": True}
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+
+
+def _split(*patterns: str) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*steps, _BYTES]}
+
+
+RULES: dict[str, tuple[Mapping[str, Any], bool]] = {
+    "gpt-2": (_WORDS, False),
+    "qwen2": (_split(rf"{_HEAD}|\p{{N}}|{_TAIL}"), False),
+    "llama-bpe": (_split(rf"{_HEAD}|\p{{N}}{{1,3}}|{_TAIL}"), True),
+    "smaug-bpe": (_split(rf"{_HEAD}|\p{{N}}{{1,3}}|{_TAIL}"), False),
+    "qwen35": (
+        _split(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+            r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        False,
+    ),
+    "deepseek-v3": (
+        _split(
+            r"\p{N}{1,3}",
+            "[一-龥\u3040-ゟ゠-ヿ]+",
+            "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
+            "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+            "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+        ),
+        False,
+    ),
+}
+"""llama.cpp's name -> (pre_tokenizer of a tokenizer.json, ignore_merges)."""
+
+
+def test_the_sample_tokenizes_alike(sample: Path, tmp_path: Path) -> None:
+    _compare(sample, tmp_path, "smollm", 2500)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_other_rules_tokenize_alike(rule: str, sample: Path, tmp_path: Path) -> None:
+    raw = json.loads((sample / "tokenizer.json").read_text(encoding="utf-8"))
+    raw["pre_tokenizer"], raw["model"]["ignore_merges"] = RULES[rule]
+    _compare(_tiny(tmp_path, raw), tmp_path, rule, 500)
+
+
+def test_sentencepiece_tokenizes_alike(tmp_path: Path) -> None:
+    directory = _tiny(tmp_path, _pieces())
+    texts = [text for text in hard_texts(1500, ("<|im_start|>", "<|im_end|>"))]
+    _compare(directory, tmp_path, "default", texts)
+
+
+def _compare(directory: Path, tmp_path: Path, rule: str, texts: int | Sequence[str]) -> None:
+    checkpoint = Checkpoint.open(directory)
+    stops = Stops(ids=(checkpoint.tokenizer.eos_id or 0,))
+    plan = plan_conversion(checkpoint, ["q8_0"], tmp_path / "out", stops=stops)
+    assert {field.key: field.value for field in plan.files[0].fields}["tokenizer.ggml.pre"] == rule
+    (file,) = run_conversion(plan)
+    marks = [token.content for token in checkpoint.tokenizer.added]
+    listed = hard_texts(texts, marks) if isinstance(texts, int) else texts
+    with llamacpp(file.path, tmp_path / "log") as server:
+        different = [text for text in listed if not _same(checkpoint, server, text)]
+    assert not different
+
+
+def _same(checkpoint: Checkpoint, server: LlamaCpp, text: str) -> bool:
+    return server.tokenize(text) == checkpoint.tokenizer.encode(text)
+
+
+def _tiny(tmp_path: Path, raw: Mapping[str, Any]) -> Path:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
+    return write_random_checkpoint(
+        tmp_path / "tiny", hidden=32, layers=1, heads=2, intermediate=32, tied=True, tokenizer=path
+    )
+
+
+def _pieces() -> dict[str, Any]:
+    """Train a small SentencePiece-like tokenizer.json: spaces as U+2581, bytes where a character is unknown."""
+    import tokenizers
+    from tokenizers import models, normalizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(hard_texts(400, seed=1)[30:], trainer)
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+    raw: dict[str, Any] = json.loads(tokenizer.to_str())
+    raw["added_tokens"] = [entry for entry in raw["added_tokens"] if not entry["content"].startswith("<0x")]
+    return raw
