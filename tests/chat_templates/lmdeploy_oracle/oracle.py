@@ -68,7 +68,7 @@ def _module() -> types.ModuleType | None:
     code = zipfile.ZipFile(wheel).read("lmdeploy/model.py").decode()
     logger = logging.getLogger("lmdeploy-oracle")
     logger.setLevel(logging.CRITICAL)
-    stubs = {
+    stubs: dict[str, dict[str, Any]] = {
         "mmengine": {"Registry": Registry},
         "lmdeploy": {},
         "lmdeploy.archs": {"get_model_arch": None},
@@ -79,7 +79,7 @@ def _module() -> types.ModuleType | None:
     try:
         for name, content in stubs.items():
             sys.modules[name] = types.ModuleType(name)
-            vars(sys.modules[name]).update(content)
+            sys.modules[name].__dict__.update(content)
         sys.modules["lmdeploy.model"] = module  # dataclasses look their module up
         exec(compile(code, "lmdeploy/model.py", "exec"), vars(module))
     finally:
