@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stops", "analyse_stops", "ending_of"]
 
-_QUESTION, _ANSWER = "QUESTION1Q", "ANSWER1A"
+_QUESTION, _ANSWER = "Question1Q", "Answer1A"
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed, shared_worker
+from chat_templates.sources.cutting import NoForm, common_prefix, cut, prefixes, shared_start
 from chat_templates.template import ChatTemplate, Markup, Message, Thinking
 from errors import TemplateError
 
@@ -29,10 +30,6 @@ class Probed:
     """Set when the template does not even render one question."""
 
 
-class _NoForm(Exception):
-    """The template is not of the form; the message says where it parts."""
-
-
 def probe(
     jinja: str,
     *,
@@ -47,7 +44,7 @@ def probe(
         return Probed(prober.form())
     except RenderFailed as error:
         return Probed(None, error.message, broken=error)
-    except _NoForm as reason:
+    except NoForm as reason:
         return Probed(None, str(reason))
 
 
@@ -66,15 +63,18 @@ def depends_on_date(
 
 
 def _user(number: int) -> Message:
-    return {"role": "user", "content": f"QUESTION{number}Q"}
+    return {"role": "user", "content": f"Question{number}Q"}
 
 
 def _assistant(number: int) -> Message:
-    return {"role": "assistant", "content": f"ANSWER{number}A"}
+    return {"role": "assistant", "content": f"Answer{number}A"}
 
 
-_SYSTEM: Message = {"role": "system", "content": "SYSTEMZERO0S"}
-_PADDED = {"system": "  SYSTEMZERO0S  ", "user": "\n QUESTION1Q \n", "assistant": "\n ANSWER1A \n"}
+_Truth = tuple[str, Sequence[Message], str | RenderFailed]
+"""A case's name, its messages, and what the Jinja makes of them."""
+
+_SYSTEM: Message = {"role": "system", "content": "SystemZero0S"}
+_PADDED = {"system": "  SystemZero0S  ", "user": "\n Question1Q \n", "assistant": "\n Answer1A \n"}
 _TALK: tuple[Message, ...] = (_user(1), _assistant(1), _user(2), _assistant(2), _user(3))
 
 
@@ -96,20 +96,20 @@ class _Prober:
         self._jinja, self._name, self._bos, self._eos, self._worker = jinja, name, bos, eos, worker
 
     def form(self) -> ChatTemplate:
-        """Return the first candidate that renders the plain chats. Raises `_NoForm`, `RenderFailed`."""
+        """Return the first candidate that renders the plain chats. Raises `NoForm`, `RenderFailed`."""
         self._try([_user(1)])
         if depends_on_date(self._jinja, bos_token=self._bos, eos_token=self._eos, worker=self._worker):
-            raise _NoForm("today's date is part of its prompt")
+            raise NoForm("today's date is part of its prompt")
         parts = self._parts()
         system = self._system_pieces()
-        truths = self._truths()
-        complaint = "no way to split it into prefixes and suffixes was found"
-        for candidate in self._candidates(parts, system):
-            difference = _first_difference(candidate, truths)
-            if difference is None:
-                return self._refined(candidate)
-            complaint = difference
-        raise _NoForm(complaint)
+        chats, odd = self._truths("chat"), self._truths("repeated")
+        candidates = [(form, _first_difference(form, chats)) for form in self._candidates(parts, system)]
+        exact = [form for form, difference in candidates if difference is None]
+        if not exact:
+            complaints = [difference for _, difference in candidates if difference]
+            raise NoForm(complaints[0] if complaints else "no split into prefixes and suffixes was found")
+        # Plain chats leave open where a turn ends and the next begins; conversations out of order tell.
+        return self._refined(max(exact, key=lambda form: sum(_agrees(form, truth) for truth in odd)))
 
     def _try(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
         request = JinjaRequest(
@@ -126,16 +126,16 @@ class _Prober:
     def _parts(self) -> _Parts:
         talk = self._maybe(_TALK)
         if talk is None:
-            raise _NoForm("it refuses a conversation of several turns")
-        head, mid, after, mid2, after2, tail = _cut(talk, _TALK)
+            raise NoForm("it refuses a conversation of several turns")
+        head, mid, after, mid2, after2, tail = cut(talk, _TALK)
         if (mid, after) != (mid2, after2):
-            raise _NoForm("it writes later turns differently from the first")
+            raise NoForm("it writes later turns differently from the first")
         closed = self._maybe([_user(1)], prompt=False)
-        open_end = _cut(closed, [_user(1)])[-1] if closed is not None else ""
-        user_suffix = _shared_start(_common_prefix(mid, tail), open_end)
+        open_end = cut(closed, [_user(1)])[-1] if closed is not None else ""
+        user_suffix = shared_start(common_prefix(mid, tail), open_end)
         ended = self._maybe(_TALK[:2], prompt=False)
-        ending = _cut(ended, _TALK[:2])[-1] if ended is not None else after
-        assistant_suffix = _shared_start(after, ending)
+        ending = cut(ended, _TALK[:2])[-1] if ended is not None else after
+        assistant_suffix = shared_start(after, ending)
         return _Parts(
             head=head,
             user_suffix=user_suffix,
@@ -152,15 +152,15 @@ class _Prober:
         if text is None:
             return None
         if _SYSTEM["content"] not in text:
-            raise _NoForm("it drops the system message without a word")
-        pieces = _cut(text, talk, complaint="it does not write the system message before the first question")
+            raise NoForm("it drops the system message without a word")
+        pieces = cut(text, talk, complaint="it does not write the system message before the first question")
         return pieces[0], pieces[1]
 
     def _candidates(self, parts: _Parts, system: tuple[str, str] | None) -> Iterator[ChatTemplate]:
         """Yield the forms that the differences allow, the likelier ones first."""
         bos = self._bos if self._bos and parts.head.startswith(self._bos) else ""
         head = parts.head[len(bos) :]
-        shared, *nothing = _prefixes(head, parts.rest)
+        shared, *nothing = prefixes(head, parts.rest)
         for user_prefix in (shared, None, *nothing):
             if user_prefix is None:
                 yield from self._first_user(parts, bos, *system) if system else ()
@@ -191,7 +191,7 @@ class _Prober:
     def _first_user(self, parts: _Parts, bos: str, pre: str, post: str) -> Iterator[ChatTemplate]:
         """Yield the form whose system block stands between the user's prefix and the question."""
         head, pre = parts.head[len(bos) :], pre[len(bos) :]
-        user_prefix = _common_prefix(pre, head)
+        user_prefix = common_prefix(pre, head)
         while not parts.rest.endswith(user_prefix):
             user_prefix = user_prefix[:-1]
         if user_prefix:
@@ -214,8 +214,8 @@ class _Prober:
             form = replace(form, empty_system="absent")
         return form
 
-    def _truths(self) -> list[tuple[str, Sequence[Message], str | RenderFailed]]:
-        cases = cases_of("chat")
+    def _truths(self, class_name: str) -> list[_Truth]:
+        cases = cases_of(class_name)
         requests = [JinjaRequest(c.messages, bos_token=self._bos, eos_token=self._eos) for c in cases]
         results = self._worker.render_all(self._jinja, requests)
         return [(c.name, c.messages, result) for c, result in zip(cases, results, strict=True)]
@@ -238,66 +238,15 @@ class _Prober:
         return text == replace(form, trimmed=frozenset({role})).render(talk) != form.render(talk)
 
     def _thinking(self, form: ChatTemplate) -> Thinking | None:
-        answer = {"role": "assistant", "content": "<think>\nTHOUGHT1T\n</think>\n\nANSWER1A"}
+        answer = {"role": "assistant", "content": "<think>\nThought1T\n</think>\n\nAnswer1A"}
         text = self._maybe([_user(1), answer, _user(2)])
         opens = "<think>" in form.generation_prompt
-        if text is None or "THOUGHT1T" in text:
+        if text is None or "Thought1T" in text:
             return Thinking(strip_history=False) if opens else None
-        return Thinking(strip_after="\n\nANSWER1A" not in text)
+        return Thinking(strip_after="\n\nAnswer1A" not in text)
 
 
-def _cut(
-    text: str,
-    messages: Sequence[Message],
-    complaint: str = "it does not write the messages once each, in their order",
-) -> list[str]:
-    """Split `text` at the contents of `messages`. Raises `_NoForm`."""
-    pieces = []
-    for message in messages:
-        before, found, text = text.partition(message["content"])
-        if not found:
-            raise _NoForm(complaint)
-        pieces.append(before)
-    if any(message["content"] in piece for message in messages for piece in (*pieces, text)):
-        raise _NoForm(complaint)
-    return [*pieces, text]
-
-
-def _common_prefix(left: str, right: str) -> str:
-    length = min(len(left), len(right))
-    same = next((i for i in range(length) if left[i] != right[i]), length)
-    return left[:same]
-
-
-def _common_suffix(left: str, right: str) -> str:
-    return _common_prefix(left[::-1], right[::-1])[::-1]
-
-
-def _shared_start(left: str, right: str) -> str:
-    """Return the common prefix, but never a piece of a marker such as the "<" of two different ones."""
-    shared = _common_prefix(left, right)
-    if shared not in (left, right):
-        while _inside_marker(shared):
-            shared = shared[:-1]
-    return shared
-
-
-def _inside_marker(text: str) -> bool:
-    return text.rfind("<") > text.rfind(">") or text.rfind("[") > text.rfind("]")
-
-
-def _prefixes(head: str, rest: str) -> list[str]:
-    """Return the possible user prefixes: what the first and the later questions both follow, or nothing."""
-    shared = _common_suffix(head, rest)
-    if shared not in (head, rest):
-        while shared and _inside_marker(head[: len(head) - len(shared)]):
-            shared = shared[1:]
-    return list(dict.fromkeys((shared, "")))
-
-
-def _first_difference(
-    form: ChatTemplate, truths: Sequence[tuple[str, Sequence[Message], str | RenderFailed]]
-) -> str | None:
+def _first_difference(form: ChatTemplate, truths: Sequence[_Truth]) -> str | None:
     for name, messages, truth in truths:
         if isinstance(truth, RenderFailed):
             continue
@@ -306,6 +255,10 @@ def _first_difference(
         except TemplateError:
             return f"with {name} it does more than a refusal"
         if said != truth:
-            at = len(_common_prefix(said, truth))
+            at = len(common_prefix(said, truth))
             return f"with {name} it writes {truth[at : at + 40]!r} where the form has {said[at : at + 40]!r}"
     return None
+
+
+def _agrees(form: ChatTemplate, truth: _Truth) -> bool:
+    return not isinstance(truth[2], RenderFailed) and _first_difference(form, [truth]) is None

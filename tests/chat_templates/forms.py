@@ -1,0 +1,44 @@
+"""Random forms and conversations, for properties that hold for all of them."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from chat_templates.template import ChatTemplate, Markup, Message, Thinking
+
+__all__ = ["conversations", "forms"]
+
+_texts = st.text(
+    st.sampled_from("ab<|>[]/ \n\t\r\\'\"{}%#-_é｜▁\u3000\u00a0\u200d\u2028😊\x00\x7f"), max_size=8
+)
+_markups = st.builds(Markup, prefix=_texts, suffix=_texts)
+
+
+def forms() -> st.SearchStrategy[ChatTemplate]:
+    """Every field of a form, filled with texts that are hard to quote."""
+    return st.builds(
+        ChatTemplate,
+        name=_texts,
+        user=_markups,
+        assistant=_markups,
+        generation_prompt=_texts,
+        system=st.none() | _markups,
+        tool=st.none() | _markups,
+        bos=_texts,
+        system_placement=st.sampled_from(("own_turn", "first_user")),
+        default_system=st.none() | _texts,
+        no_system=_texts,
+        empty_system=st.sampled_from(("block", "absent")),
+        separator=_texts,
+        trimmed=st.frozensets(st.sampled_from(("system", "user", "assistant", "tool"))),
+        thinking=st.none() | st.builds(Thinking, strip_history=st.booleans(), strip_after=st.booleans()),
+    )
+
+
+def conversations() -> st.SearchStrategy[list[Message]]:
+    """Up to five messages of any roles in any order."""
+    contents = _texts | st.builds("<think>{}</think>{}".format, _texts, _texts)
+    message = st.fixed_dictionaries(
+        {"role": st.sampled_from(("user", "assistant", "system", "tool")), "content": contents}
+    )
+    return st.lists(message, max_size=5)

@@ -1,0 +1,110 @@
+"""Probing finds the form that a template was written from, and says why where there is none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+
+from chat_templates.conversations import cases_of
+from chat_templates.dialects.jinja import write_jinja
+from chat_templates.jinja_engine import JinjaRequest, shared_worker
+from chat_templates.sources.probe import depends_on_date, probe
+from chat_templates.sources.toml_form import families, read_family
+from chat_templates.template import ChatTemplate, Thinking
+from tests.chat_templates.corpus import original, templates
+from tests.chat_templates.forms import forms
+
+_OPEN = "{% for m in messages %}"
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_written_family_is_found_again(name: str) -> None:
+    file = read_family(name)
+    found = probe(write_jinja(file.form), name=name, bos_token=file.bos_token, eos_token=file.eos_token)
+    assert found.form is not None, found.refusal
+    for class_name in ("chat", "unicode", "repeated"):
+        for case in cases_of(class_name):
+            if case.messages[0]["role"] == "system" and file.form.system is None:
+                continue
+            if class_name == "repeated" and any(m["role"] == "system" for m in case.messages[1:]):
+                continue
+            assert found.form.render(case.messages) == file.form.render(case.messages), case.name
+    assert (found.form.trimmed, found.form.thinking) == (file.form.trimmed, file.form.thinking)
+
+
+@settings(deadline=None, max_examples=60)
+@given(forms())
+def test_a_form_that_is_found_is_exact_for_plain_chats(form: ChatTemplate) -> None:
+    jinja = write_jinja(form)
+    found = probe(jinja, name="x")
+    if found.form is None:
+        assert found.refusal
+        return
+    for case in cases_of("chat"):
+        if form.system is not None or case.messages[0]["role"] != "system":
+            said = shared_worker().render(jinja, JinjaRequest(case.messages))
+            assert found.form.render(case.messages) == said
+
+
+@pytest.mark.parametrize(
+    ("jinja", "reason"),
+    [
+        (
+            _OPEN + "{% if m.role != 'system' %}{{ m.content }};{% endif %}{% endfor %}",
+            "drops the system message",
+        ),
+        (
+            _OPEN + "{{ m.role }}:{{ m.content | upper }};{% endfor %}",
+            "does not write the messages once",
+        ),
+        (_OPEN + "{{ loop.index }}:{{ m.content }};{% endfor %}", "later turns differently"),
+        ("{{ strftime_now('%Y') }}" + _OPEN + "{{ m.content }};{% endfor %}", "today's date"),
+        (
+            "{% if messages | length > 2 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}",
+            "several turns",
+        ),
+        (
+            _OPEN + "{{ m.role }}:{{ m.content }}{{ '!' if '{' in m.content }};{% endfor %}",
+            "with quotes, braces and backslashes it writes",
+        ),
+    ],
+)
+def test_a_template_that_is_not_linear_is_refused_in_words(jinja: str, reason: str) -> None:
+    found = probe(jinja, name="x")
+    assert found.form is None
+    assert re.search(reason, found.refusal or "")
+
+
+def test_a_template_that_raises_says_so() -> None:
+    found = probe("{{ raise_exception('never') }}", name="x")
+    assert found.broken is not None
+    assert "never" in (found.refusal or "")
+
+
+def test_dates_are_seen() -> None:
+    assert depends_on_date("{{ strftime_now('%d') }}")
+    assert not depends_on_date("{{ messages[0].content }}")
+
+
+def test_markers_are_not_cut_in_two() -> None:
+    found = probe(original("microsoft-Phi-3-mini-4k-instruct"), name="phi3", eos_token="<|endoftext|>")
+    assert found.form is not None
+    assert found.form.assistant.suffix == "<|end|>\n"
+    assert found.form.user.prefix == "<|user|>\n"
+
+
+def test_past_thoughts_are_seen_to_be_dropped() -> None:
+    found = probe(original("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B@56a144"), name="r1")
+    assert found.form is not None
+    assert found.form.thinking == Thinking(strip_after=False)
+
+
+def test_nearly_every_public_template_has_a_form() -> None:
+    """Of the whole corpus 786: 773 answer a question, 668 of these (86 %) have a form, 36 write the date."""
+    probed = [probe(t, name=n, bos_token="<s>", eos_token="</s>") for n, t in templates().items()]
+    usable = [result for result in probed if result.broken is None]
+    assert len(usable) >= 0.97 * len(probed)
+    assert sum(result.form is not None for result in usable) >= 0.84 * len(usable)
+    assert all(result.form or result.refusal for result in probed)
