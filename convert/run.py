@@ -8,6 +8,7 @@ when all of it is there. Does not decide anything: the plan did.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections import deque
@@ -35,6 +36,8 @@ Progress = Callable[[int, int], None]
 
 _BLOCK = 1 << 18
 """Elements that one thread converts at a time: 1 MiB of float32, which stays in the cache."""
+_F16_LIMIT = 65520.0
+"""The smallest magnitude that float16 rounds to infinity."""
 _AHEAD = 8
 """Blocks in flight for each thread."""
 
@@ -194,22 +197,24 @@ class _Block:
         """Return the bytes of rows `start` to `stop`, by the name of the type."""
         stored = self.rows[start:stop] if self._order is None else self.rows[self._order[start:stop]]
         values = self._kernels.to_float32(np.ascontiguousarray(stored), self._source.dtype)
-        self._check_finite(values)
+        largest = self._largest(values)
         made = {}
         for kind in self._kinds:
             made[kind.name] = data = self._kernels.quantize(values, kind)
-            if not self._kernels.is_valid(data, kind):
+            if (largest >= _F16_LIMIT and kind.name == "F16") or not self._kernels.is_valid(data, kind):
                 raise ConversionError(
-                    f"Tensor {self._source.source} holds values up to {np.abs(values).max():.3g}, which do "
+                    f"Tensor {self._source.source} holds values up to {largest:.3g}, which do "
                     f"not fit into {kind.name}.",
                     hint="Choose another type, such as bf16.",
                 )
         return made
 
-    def _check_finite(self, values: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-        # A NaN or an infinity anywhere shows in the smallest or the largest value.
-        if np.isfinite(values.min()) and np.isfinite(values.max()):
-            return
+    def _largest(self, values: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+        """Return the largest magnitude. Raises `ConversionError` for a NaN or an infinity."""
+        # One of them anywhere shows in the smallest or the largest value.
+        low, high = float(values.min()), float(values.max())
+        if math.isfinite(low) and math.isfinite(high):
+            return max(-low, high)
         bad = int(np.count_nonzero(~np.isfinite(values)))
         raise ConversionError(
             f"Tensor {self._source.source} holds {bad} value{'s' if bad > 1 else ''} that are NaN or "

@@ -138,8 +138,8 @@ def _approximate(pre: str) -> Finding:
     return Finding(
         "pre-tokenizer-approximate",
         "warning",
-        f"llama.cpp's pre-tokenizer {pre} splits words with combining marks (Hindi, Arabic vowels, decomposed "
-        "accents) otherwise than the tokenizer does; other text is split alike.",
+        f"llama.cpp's pre-tokenizer {pre} splits words with combining marks (Hindi, Arabic vowels, "
+        "decomposed accents) otherwise than the tokenizer does; other text is split alike.",
         "For such languages serve the model with vLLM.",
     )
 

@@ -2,7 +2,7 @@
 
 Three variables say where they are; a test that needs one is skipped where it is not set.
 
-    PORTSIDE_TEST_TORCH_PYTHON        a Python with torch, transformers, safetensors, sentencepiece, pyyaml, tqdm
+    PORTSIDE_TEST_TORCH_PYTHON        a Python with torch, transformers, sentencepiece, pyyaml, tqdm
     PORTSIDE_TEST_LLAMA_CPP_PYTHON    a Python with llama_cpp (llama-cpp-python)
     PORTSIDE_TEST_LLAMA_CPP_SOURCE    the unpacked source distribution of llama-cpp-python
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,7 @@ def test_the_sample_is_identical(sample: Path, tmp_path: Path) -> None:
     ours = _convert(sample, ("f32", "bf16", "q8_0", "q4_k_m", "q4_1"), tmp_path / "ours")
     for kind in ("f32", "bf16", "q8_0"):
         _compare(ours[kind], stock_convert(sample, tmp_path / f"{kind}.gguf", kind))
-    quantize(
-        tmp_path / "bf16.gguf", [(15, tmp_path / "q4_k_m.gguf"), (3, tmp_path / "q4_1.gguf")]
-    )
+    quantize(tmp_path / "bf16.gguf", [(15, tmp_path / "q4_k_m.gguf"), (3, tmp_path / "q4_1.gguf")])
     for kind in ("q4_k_m", "q4_1"):
         _compare(ours[kind], tmp_path / f"{kind}.gguf")
 

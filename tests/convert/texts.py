@@ -1,4 +1,4 @@
-"""Texts that tell tokenizers apart: scripts, code, numbers, runs of white space, marks, and mixtures of them."""
+"""Texts that tell tokenizers apart: scripts, code, numbers, runs of white space, marks and mixtures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIXED = (
     "3.14159 x 10^23 = 1,234,567 (12%) 007 1a2b3c",
     "0 00 000 0000 00000 000000 0000000",
     "def f(x):\n    return {\n\t'a': x**2,  # note\n    }\n\n\nprint(f(3))\r\n",
-    "<div class=\"a\">&amp;</div>   <!-- c -->",
+    '<div class="a">&amp;</div>   <!-- c -->',
     "https://example.org/a?b=c&d=%20#e_f-g.h",
     "深圳市的天气怎么样？今天、明天和后天。「引号」《书名》——省略……",
     "日本語のテキスト、カタカナとひらがな。한국어 문장입니다.",
