@@ -128,23 +128,31 @@ def show_proof(proof: Proof, files: Mapping[str, Path]) -> None:
 
 
 def show_conversion_plan(plan: ConversionPlan) -> None:
-    table = Table("tensor", "shape", *(target.type for target in plan.files), box=None, header_style="dim")
-    for row in plan.rows():
-        table.add_row(*row)
+    table = Table(
+        "tensor",
+        "shape",
+        *(target.type for target in plan.files),
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for tensors in zip(*(target.tensors for target in plan.files), strict=True):
+        shape = " × ".join(map(str, tensors[0].shape))
+        table.add_row(tensors[0].name, shape, *(tensor.type.name.lower() for tensor in tensors))
     out.print(table)
     for target in plan.files:
         print_line(f"{target.path}  {human_bytes(target.bytes)}")
 
 
 def show_files(files: Sequence[ConvertedFile]) -> None:
-    table = Table("file", "type", "size", "sha256", box=None, header_style="dim")
+    table = Table("file", "type", "size", "sha256", box=None, pad_edge=False, header_style="dim")
     for file in files:
         table.add_row(escape(str(file.path)), file.type, human_bytes(file.bytes), file.sha256[:16] + "…")
     out.print(table)
 
 
 def show_bundle(bundle: Bundle) -> None:
-    table = Table("file", "size", "what for", box=None, header_style="dim")
+    table = Table("file", "size", "what for", box=None, pad_edge=False, header_style="dim")
     for entry in bundle.entries:
         table.add_row(escape(entry.name), human_bytes(entry.bytes), escape(entry.purpose))
     out.print(table)
@@ -154,7 +162,7 @@ def show_bundle(bundle: Bundle) -> None:
 
 
 def show_engines(found: Sequence[EngineFound]) -> None:
-    table = Table("engine", "runtime", "version", "where", box=None, header_style="dim")
+    table = Table("engine", "runtime", "version", "where", box=None, pad_edge=False, header_style="dim")
     for engine in found:
         where = escape(engine.path or engine.install)
         mark = "[green]✓[/]" if engine.path else "[dim]–[/]"

@@ -16,6 +16,7 @@ from errors import TemplateError
 
 __all__ = ["inspect_template"]
 
+QUESTION = "Hello"
 _NAME_IT = "Name the template it was trained with: --template family:NAME, FILE.jinja or FILE.toml."
 
 
@@ -29,11 +30,13 @@ def inspect_template(checkpoint: Checkpoint, source: TemplateSource | None = Non
     if stored is None:
         return (_missing(checkpoint, foreign),)
     bos, eos = special_tokens(checkpoint)
-    question = JinjaRequest(({"role": "user", "content": "Hello"},), bos_token=bos, eos_token=eos)
+    question = JinjaRequest(({"role": "user", "content": QUESTION},), bos_token=bos, eos_token=eos)
     result = shared_worker().render_all(stored, [question])[0]
     if isinstance(result, RenderFailed):
         return (_broken(result, foreign),)
     findings = []
+    if QUESTION not in result:
+        findings.append(_deaf())
     if depends_on_date(stored, bos_token=bos, eos_token=eos):
         findings.append(_dated())
     if foreign and source is not None:
@@ -55,6 +58,15 @@ def _broken(failure: RenderFailed, foreign: bool) -> Finding:
     code = "template-syntax" if failure.kind == "syntax" else "template-raises"
     fix = "The named template is used in its place." if foreign else _NAME_IT
     return Finding(code, "warning" if foreign else "error", failure.message, fix)
+
+
+def _deaf() -> Finding:
+    return Finding(
+        "template-ignores-messages",
+        "error",
+        "The chat template does not write what the user says into the prompt.",
+        _NAME_IT,
+    )
 
 
 def _dated() -> Finding:

@@ -83,12 +83,14 @@ def inspect_model(path: Path, spec: str = "checkpoint") -> Inspection:
     try:
         source = load_source(spec, found.checkpoint)
         stops = analyse_stops(source, found.checkpoint)
-    except (TemplateError, CheckpointError):
+        findings += inspect_template(found.checkpoint, source)
+        findings += [finding for finding in stops.findings if finding not in findings]
+    except TemplateError:
         if spec != "checkpoint":
             raise
-    findings += inspect_template(found.checkpoint, source)
-    if stops is not None:
-        findings += [finding for finding in stops.findings if finding not in findings]
+        findings += inspect_template(found.checkpoint)
+    except CheckpointError:
+        pass  # a damaged tokenizer: the survey has the finding
     return Inspection(found, source, stops, tuple(findings))
 
 

@@ -17,11 +17,13 @@ _HEADS = ("lm_head.weight", "output.weight", "embed_out.weight", "output_layer.w
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d{1,5})\.")
 _OTHER_STACKS = ("vision", "visual", "audio", "encoder", "mtp")
 _BITSANDBYTES = (".SCB", ".absmax", ".quant_map", ".nested_absmax", ".weight_format")
+_INTEGERS = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
 
 
 def check_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield what the headers tell about the weights; of two matrices a few rows are compared."""
     yield from _quantized(checkpoint)
+    yield from _integers(checkpoint)
     yield from _unlisted(checkpoint)
     yield from _shapes(checkpoint)
     yield from _layers(checkpoint)
@@ -36,6 +38,18 @@ def embedding_of(checkpoint: Checkpoint) -> TensorInfo | None:
         if len(info.shape) == 2 and not stack and any(name in parts[-2:-1] for name in _EMBEDDINGS):
             return info
     return None
+
+
+def _integers(checkpoint: Checkpoint) -> Iterator[Finding]:
+    for info in checkpoint.weights:
+        if info.dtype in _INTEGERS and info.name.endswith(".weight"):
+            yield Finding(
+                "dtype-unsupported",
+                "error",
+                f"Tensor {info.name} is stored as {info.dtype}: no engine takes integers for weights.",
+                "Save the merged model again in bfloat16.",
+            )
+            return
 
 
 def _quantized(checkpoint: Checkpoint) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """The bundle: one directory with everything that a deployment needs, and the proof that it is right.
 
-GGUF files, the chat template in every dialect that is exact, an Ollama Modelfile, proof.json and manifest.json
-(sha256, sizes, source, versions). Does not know how any of them is made, nor any engine's command line.
+GGUF files, the chat template in every dialect that is exact, an Ollama Modelfile, proof.json and
+manifest.json (sha256, sizes, source, versions). Does not know how any of them is made, nor any engine's
+command line.
 """
 
 from __future__ import annotations
@@ -105,7 +106,11 @@ def build_bundle(
     _refuse_foreign(directory)
     stops = analyse_stops(source, checkpoint)
     proof = prove(source, checkpoint)
-    left_out = [f"{name}: {result.reason}" for name, result in proof.dialects.items() if not result.ok]
+    left_out = [
+        f"{name}: {result.refusal or result.classes['chat'].reason}"
+        for name, result in proof.dialects.items()
+        if not result.ok
+    ]
     with replacing_directory(directory) as partial:
         plan = plan_conversion(checkpoint, types, partial, source=source, stops=stops)
         converted = run_conversion(plan, progress=progress)
