@@ -40,7 +40,9 @@ def piece_scores(tokenizer: Tokenizer, directory: Path) -> Mapping[str, float]:
     stored = directory / "tokenizer.model"
     if stored.is_file():
         try:
-            return dict(_stored_pieces(stored.read_bytes()))
+            if pieces := dict(_stored_pieces(stored.read_bytes())):
+                return pieces
+            raise ValueError("it holds no pieces")
         except (OSError, ValueError, struct.error, IndexError) as error:
             raise ConversionError(
                 f"{stored} cannot be read as a SentencePiece model: {error}.",
