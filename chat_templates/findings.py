@@ -6,9 +6,11 @@ come with `analyse_stops`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import JinjaRequest, RenderFailed, shared_worker
-from chat_templates.sources.load import special_tokens
+from chat_templates.sources.load import other_tokens, special_tokens
 from chat_templates.sources.probe import depends_on_date
 from chat_templates.sources.source import TemplateSource
 from checkpoint import Checkpoint, Finding
@@ -30,17 +32,22 @@ def inspect_template(checkpoint: Checkpoint, source: TemplateSource | None = Non
     if stored is None:
         return (_missing(checkpoint, foreign),)
     bos, eos = special_tokens(checkpoint)
-    question = JinjaRequest(({"role": "user", "content": QUESTION},), bos_token=bos, eos_token=eos)
+    question = JinjaRequest(
+        ({"role": "user", "content": QUESTION},),
+        bos_token=bos,
+        eos_token=eos,
+        variables=other_tokens(checkpoint),
+    )
     result = shared_worker().render_all(stored, [question])[0]
     if isinstance(result, RenderFailed):
         return (_broken(result, foreign),)
     findings = []
     if QUESTION not in result:
         findings.append(_deaf())
-    if depends_on_date(stored, bos_token=bos, eos_token=eos):
+    if depends_on_date(stored, question):
         findings.append(_dated())
     if foreign and source is not None:
-        findings += _differs(stored, source, bos, eos)
+        findings += _differs(stored, source, question)
     return tuple(findings)
 
 
@@ -79,10 +86,10 @@ def _dated() -> Finding:
     )
 
 
-def _differs(stored: str, source: TemplateSource, bos: str | None, eos: str | None) -> list[Finding]:
+def _differs(stored: str, source: TemplateSource, question: JinjaRequest) -> list[Finding]:
     """Compare the stored template with the one it was trained with on plain chats."""
     cases = cases_of("chat")
-    requests = [JinjaRequest(case.messages, bos_token=bos, eos_token=eos) for case in cases]
+    requests = [replace(question, messages=case.messages) for case in cases]
     for case, result in zip(cases, shared_worker().render_all(stored, requests), strict=True):
         try:
             trained: str | None = source.render(case.messages)

@@ -137,7 +137,7 @@ def prove(
 
 def facts_of(source: TemplateSource, checkpoint: Checkpoint | None) -> DialectFacts:
     """Return what the dialects must know about the tokenizer; without a checkpoint it adds no BOS."""
-    facts = DialectFacts(bos_token=source.bos_token, eos_token=source.eos_token)
+    facts = DialectFacts(source.bos_token, source.eos_token, other_tokens=source.other_tokens)
     if checkpoint is None:
         return facts
     return replace(facts, adds_bos=checkpoint.tokenizer.adds_bos, name=checkpoint.name)

@@ -6,8 +6,8 @@ Does not know any particular dialect, nor how equality is proven.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chat_templates.template import Message
@@ -30,6 +30,8 @@ class DialectFacts:
     """The engine's tokenizer puts BOS in front of every prompt by itself."""
     name: str = "model"
     """The model's name, for identifiers that must be unique."""
+    other_tokens: Mapping[str, str] = field(default_factory=dict)
+    """Further special tokens by the names templates know them under, such as `pad_token`."""
 
 
 class DialectRefused(TemplateError):

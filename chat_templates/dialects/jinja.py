@@ -58,6 +58,7 @@ class JinjaDialect:
                 tools=tools,
                 bos_token=facts.bos_token,
                 eos_token=facts.eos_token,
+                variables=dict(facts.other_tokens),
             ),
         )
 

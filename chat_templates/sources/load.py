@@ -6,13 +6,14 @@ form is found (`probe`) nor the TOML schema (`toml_form`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from chat_templates.dialects.jinja import write_jinja
 from chat_templates.jinja_engine import TEMPLATE_LIMIT
 from chat_templates.sources.probe import Probed, probe
 from chat_templates.sources.source import TemplateSource
-from chat_templates.sources.toml_form import FormFile, families, read_family, read_form
+from chat_templates.sources.toml_form import FormFile, Tokens, families, read_family, read_form
 from checkpoint import Checkpoint
 from errors import TemplateError, UsageError
 
@@ -27,12 +28,11 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
     `checkpoint` gives the special tokens' texts; only `spec="checkpoint"` cannot do without it. Raises
     `UsageError` for a spec that names nothing, `TemplateError` for a template that cannot be used.
     """
-    bos, eos = special_tokens(checkpoint)
     if spec == "checkpoint":
-        return _from_checkpoint(checkpoint, bos, eos)
+        return _from_checkpoint(checkpoint)
+    tokens = None if checkpoint is None else special_tokens(checkpoint)
     if spec.startswith("family:"):
-        file = read_family(spec.removeprefix("family:"), bos_token=bos, eos_token=eos)
-        return source_of_form(spec, file, _given(checkpoint))
+        return source_of_form(spec, read_family(spec.removeprefix("family:"), tokens))
     if spec.startswith(_LATER):
         raise UsageError(
             f"Templates of other trainers ({spec!r}) cannot be read yet.",
@@ -42,9 +42,11 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
         )
     path = Path(spec)
     if path.suffix == ".toml":
-        return source_of_form(spec, read_form(path, bos_token=bos, eos_token=eos), _given(checkpoint))
+        return source_of_form(spec, read_form(path, tokens))
     if path.suffix in (".jinja", ".jinja2", ".j2"):
-        return source_of_jinja(spec, f"the Jinja template {path}", _read(path), bos, eos, path.stem)
+        return source_of_jinja(
+            spec, f"the Jinja template {path}", _read(path), tokens, path.stem, other_tokens(checkpoint)
+        )
     raise UsageError(
         f"{spec!r} is not a chat template source.",
         hint="It is checkpoint, family:NAME, FILE.jinja or FILE.toml; the families are "
@@ -53,18 +55,36 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
     )
 
 
-def special_tokens(checkpoint: Checkpoint | None) -> tuple[str | None, str | None]:
-    """Return the texts of BOS and EOS, as far as the checkpoint names them."""
-    if checkpoint is None:
-        return None, None
+def special_tokens(checkpoint: Checkpoint) -> Tokens:
+    """Return the texts of BOS and EOS, as far as the tokenizer has them."""
     return checkpoint.tokenizer.bos_token, checkpoint.tokenizer.eos_token
 
 
+def other_tokens(checkpoint: Checkpoint | None) -> dict[str, str]:
+    """Return the other special tokens that transformers hands to a template, by name."""
+    if checkpoint is None:
+        return {}
+    found = {}
+    for name in ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token"):
+        value = checkpoint.tokenizer.config.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str) and text:
+            found[name] = text
+    return found
+
+
 def source_of_jinja(
-    spec: str, description: str, jinja: str, bos: str | None, eos: str | None, name: str
+    spec: str,
+    description: str,
+    jinja: str,
+    tokens: Tokens | None,
+    name: str,
+    others: Mapping[str, str] | None = None,
 ) -> TemplateSource:
-    """Return the source for a Jinja text, probed. Raises `TemplateError` when it is not Jinja at all."""
-    probed: Probed = probe(jinja, name=name, bos_token=bos, eos_token=eos)
+    """Return the source for a Jinja text, probed. Raises `TemplateError` when it cannot run at all."""
+    bos, eos = tokens or (None, None)
+    others = others or {}
+    probed: Probed = probe(jinja, name=name, bos_token=bos, eos_token=eos, other_tokens=others)
     if probed.broken is not None and probed.broken.kind in ("syntax", "limit", "security"):
         raise TemplateError(f"{probed.broken.message} (It is {description}.)", hint=probed.broken.hint)
     return TemplateSource(
@@ -76,12 +96,12 @@ def source_of_jinja(
         form_refusal=probed.refusal,
         bos_token=bos,
         eos_token=eos,
+        other_tokens=others,
     )
 
 
-def source_of_form(spec: str, file: FormFile, tokens: tuple[str | None, str | None] | None) -> TemplateSource:
-    """Return the source for a form; its Jinja is written from it. `tokens` are a checkpoint's."""
-    bos, eos = tokens if tokens is not None else (file.bos_token, file.eos_token)
+def source_of_form(spec: str, file: FormFile) -> TemplateSource:
+    """Return the source for a form; its Jinja is written from it."""
     kind = "the family" if spec.startswith("family:") else "the form in"
     return TemplateSource(
         spec=spec,
@@ -90,16 +110,12 @@ def source_of_form(spec: str, file: FormFile, tokens: tuple[str | None, str | No
         origin="form",
         jinja=write_jinja(file.form),
         form=file.form,
-        bos_token=bos,
-        eos_token=eos,
+        bos_token=file.bos_token,
+        eos_token=file.eos_token,
     )
 
 
-def _given(checkpoint: Checkpoint | None) -> tuple[str | None, str | None] | None:
-    return None if checkpoint is None else special_tokens(checkpoint)
-
-
-def _from_checkpoint(checkpoint: Checkpoint | None, bos: str | None, eos: str | None) -> TemplateSource:
+def _from_checkpoint(checkpoint: Checkpoint | None) -> TemplateSource:
     if checkpoint is None:
         raise UsageError(
             "The source `checkpoint` needs a checkpoint.",
@@ -114,7 +130,14 @@ def _from_checkpoint(checkpoint: Checkpoint | None, bos: str | None, eos: str | 
         )
     stored = checkpoint.chat_templates.jinja_file is not None
     file = "chat_template.jinja" if stored else "tokenizer_config.json"
-    return source_of_jinja("checkpoint", f"the checkpoint's own {file}", jinja, bos, eos, checkpoint.name)
+    return source_of_jinja(
+        "checkpoint",
+        f"the checkpoint's own {file}",
+        jinja,
+        special_tokens(checkpoint),
+        checkpoint.name,
+        other_tokens(checkpoint),
+    )
 
 
 def _read(path: Path) -> str:

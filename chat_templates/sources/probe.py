@@ -6,7 +6,7 @@ does is all that counts. What is found is accepted only if it renders every plai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chat_templates.conversations import cases_of
@@ -36,10 +36,12 @@ def probe(
     name: str,
     bos_token: str | None = None,
     eos_token: str | None = None,
+    other_tokens: Mapping[str, str] | None = None,
     worker: JinjaWorker | None = None,
 ) -> Probed:
     """Return the form of the Jinja text `jinja`, proven on the plain chats of the suite."""
-    prober = _Prober(jinja, name, bos_token, eos_token, worker or shared_worker())
+    empty = JinjaRequest((), bos_token=bos_token, eos_token=eos_token, variables=dict(other_tokens or {}))
+    prober = _Prober(jinja, name, empty, worker or shared_worker())
     try:
         return Probed(prober.form())
     except RenderFailed as error:
@@ -49,16 +51,12 @@ def probe(
 
 
 def depends_on_date(
-    jinja: str,
-    *,
-    bos_token: str | None = None,
-    eos_token: str | None = None,
-    worker: JinjaWorker | None = None,
+    jinja: str, request: JinjaRequest | None = None, *, worker: JinjaWorker | None = None
 ) -> bool:
-    """Say whether today's date gets into the prompt."""
-    message = [_user(1)]
-    requests = [JinjaRequest(message, bos_token=bos_token, eos_token=eos_token, now=now) for now in _DATES]
-    first, second = (worker or shared_worker()).render_all(jinja, requests)
+    """Say whether today's date gets into the prompt; `request` gives the special tokens."""
+    question = replace(request or JinjaRequest(()), messages=(_user(1),))
+    dated = [replace(question, now=now) for now in _DATES]
+    first, second = (worker or shared_worker()).render_all(jinja, dated)
     return isinstance(first, str) and isinstance(second, str) and first != second
 
 
@@ -92,13 +90,14 @@ class _Parts:
 
 
 class _Prober:
-    def __init__(self, jinja: str, name: str, bos: str | None, eos: str | None, worker: JinjaWorker) -> None:
-        self._jinja, self._name, self._bos, self._eos, self._worker = jinja, name, bos, eos, worker
+    def __init__(self, jinja: str, name: str, request: JinjaRequest, worker: JinjaWorker) -> None:
+        self._jinja, self._name, self._request, self._worker = jinja, name, request, worker
+        self._bos = request.bos_token
 
     def form(self) -> ChatTemplate:
         """Return the first candidate that renders the plain chats. Raises `NoForm`, `RenderFailed`."""
         self._try([_user(1)])
-        if depends_on_date(self._jinja, bos_token=self._bos, eos_token=self._eos, worker=self._worker):
+        if depends_on_date(self._jinja, self._request, worker=self._worker):
             raise NoForm("today's date is part of its prompt")
         parts = self._parts()
         system = self._system_pieces()
@@ -112,9 +111,7 @@ class _Prober:
         return self._refined(max(exact, key=lambda form: sum(_agrees(form, truth) for truth in odd)))
 
     def _try(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
-        request = JinjaRequest(
-            messages, add_generation_prompt=prompt, bos_token=self._bos, eos_token=self._eos
-        )
+        request = replace(self._request, messages=messages, add_generation_prompt=prompt)
         return self._worker.render(self._jinja, request)
 
     def _maybe(self, messages: Sequence[Message], *, prompt: bool = True) -> str | None:
@@ -216,7 +213,7 @@ class _Prober:
 
     def _truths(self, class_name: str) -> list[_Truth]:
         cases = cases_of(class_name)
-        requests = [JinjaRequest(c.messages, bos_token=self._bos, eos_token=self._eos) for c in cases]
+        requests = [replace(self._request, messages=case.messages) for case in cases]
         results = self._worker.render_all(self._jinja, requests)
         return [(c.name, c.messages, result) for c, result in zip(cases, results, strict=True)]
 

@@ -6,8 +6,8 @@ renderer otherwise. Does not know where the text came from (`load`) nor how a fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chat_templates.jinja_engine import JinjaRequest, shared_worker
@@ -34,6 +34,8 @@ class TemplateSource:
     bos_token: str | None = None
     eos_token: str | None = None
     """The texts handed to Jinja as `bos_token` and `eos_token`."""
+    other_tokens: Mapping[str, str] = field(default_factory=dict)
+    """Further special tokens handed to Jinja, such as `pad_token`, by name."""
 
     def render(
         self,
@@ -71,4 +73,5 @@ class TemplateSource:
             tools=tools,
             bos_token=self.bos_token,
             eos_token=self.eos_token,
+            variables=dict(self.other_tokens),
         )

@@ -16,7 +16,10 @@ from typing import Any
 from chat_templates.template import ChatTemplate, Markup, Thinking
 from errors import TemplateError, UsageError
 
-__all__ = ["FormFile", "families", "parse_form", "read_family", "read_form"]
+__all__ = ["FormFile", "Tokens", "families", "parse_form", "read_family", "read_form"]
+
+Tokens = tuple[str | None, str | None]
+"""A tokenizer's BOS and EOS; None for one that it does not have."""
 
 _FAMILIES = Path(__file__).parent.parent / "families"
 _MARKUP = {"prefix", "suffix"}
@@ -50,7 +53,7 @@ def families() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FAMILIES.glob("*.toml")))
 
 
-def read_family(name: str, *, bos_token: str | None = None, eos_token: str | None = None) -> FormFile:
+def read_family(name: str, tokens: Tokens | None = None) -> FormFile:
     """Return the bundled family `name`. Raises `UsageError` with the nearest names."""
     if name not in families():
         near = difflib.get_close_matches(name.lower(), families(), n=1, cutoff=0.4)
@@ -59,13 +62,13 @@ def read_family(name: str, *, bos_token: str | None = None, eos_token: str | Non
             f"There is no chat template family {name!r}.",
             hint=f"{meant}The families are {', '.join(families())}.",
         )
-    return read_form(_FAMILIES / f"{name}.toml", bos_token=bos_token, eos_token=eos_token)
+    return read_form(_FAMILIES / f"{name}.toml", tokens)
 
 
-def read_form(path: Path, *, bos_token: str | None = None, eos_token: str | None = None) -> FormFile:
+def read_form(path: Path, tokens: Tokens | None = None) -> FormFile:
     """Return the form in the TOML file `path`. Raises `TemplateError`.
 
-    The tokens replace {bos} and {eos}; where they are None the file's own `[tokens]` do.
+    `tokens` replace {bos} and {eos}; without them the file's own `[tokens]` do.
     """
     try:
         data = tomllib.loads(path.read_bytes().decode("utf-8"))
@@ -75,24 +78,15 @@ def read_form(path: Path, *, bos_token: str | None = None, eos_token: str | None
         raise TemplateError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     except tomllib.TOMLDecodeError as error:
         raise TemplateError(f"{path} is not valid TOML: {error}.", hint=_SCHEMA) from error
-    return parse_form(data, str(path), name=path.stem, bos_token=bos_token, eos_token=eos_token)
+    return parse_form(data, str(path), name=path.stem, tokens=tokens)
 
 
-def parse_form(
-    data: Mapping[str, Any],
-    where: str,
-    *,
-    name: str,
-    bos_token: str | None = None,
-    eos_token: str | None = None,
-) -> FormFile:
+def parse_form(data: Mapping[str, Any], where: str, *, name: str, tokens: Tokens | None = None) -> FormFile:
     """Return the form that the parsed TOML `data` describes; `where` is for messages."""
     reader = _Reader(data, where)
-    tokens = reader.table("tokens") or {}
-    reader.tokens = {
-        "{bos}": bos_token if bos_token is not None else tokens.get("bos", ""),
-        "{eos}": eos_token if eos_token is not None else tokens.get("eos"),
-    }
+    own = reader.table("tokens") or {}
+    bos, eos = tokens if tokens is not None else (own.get("bos"), own.get("eos"))
+    reader.tokens = {"{bos}": bos or "", "{eos}": eos}
     if not reader.table("user") or not reader.table("assistant"):
         raise TemplateError(f"{where} needs the tables [user] and [assistant].", hint=_SCHEMA)
     system = reader.table("system")

@@ -11,7 +11,7 @@ import pytest
 from chat_templates import JinjaRequest, families, load_source
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import RenderFailed, shared_worker
-from chat_templates.sources.toml_form import parse_form, read_form
+from chat_templates.sources.toml_form import parse_form, read_family, read_form
 from errors import TemplateError, UsageError
 from tests.chat_templates.corpus import original
 
@@ -121,12 +121,18 @@ MINIMAL = {"user": {"prefix": "U:"}, "assistant": {"prefix": "A:", "suffix": "{e
 )
 def test_a_wrong_file_is_told_what_is_wrong(change: dict[str, Any], said: str) -> None:
     with pytest.raises(TemplateError, match=said):
-        parse_form({**MINIMAL, **change}, "x.toml", name="x", eos_token="</s>")
+        parse_form({**MINIMAL, **change}, "x.toml", name="x", tokens=(None, "</s>"))
 
 
 def test_eos_must_have_a_name() -> None:
     with pytest.raises(TemplateError, match=r"\{eos\}"):
         parse_form(MINIMAL, "x.toml", name="x")
+
+
+def test_a_tokenizer_without_bos_gets_none_from_the_file() -> None:
+    file = read_family("vicuna", (None, "<|im_end|>"))
+    assert file.form.bos == ""
+    assert file.form.assistant.suffix == "<|im_end|>"
 
 
 def test_a_missing_bos_is_nothing_and_other_braces_stay() -> None:

@@ -53,7 +53,7 @@ def test_a_final_newline_survives() -> None:
 
 def test_a_jinja_source_is_written_byte_for_byte() -> None:
     jinja = "{% for m in messages %}\r\n {{ m.content }}{% endfor %}  \n\n"
-    source = source_of_jinja("x.jinja", "x", jinja, None, None, "x")
+    source = source_of_jinja("x.jinja", "x", jinja, None, "x")
     assert DIALECTS["jinja"].write(source, None, DialectFacts()) == jinja
 
 

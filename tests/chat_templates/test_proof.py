@@ -28,7 +28,7 @@ def status(source: TemplateSource, dialect: str = "jinja") -> dict[str, str]:
 
 
 def of_corpus(name: str, bos: str = "<s>", eos: str = "</s>") -> TemplateSource:
-    return source_of_jinja(f"{name}.jinja", name, original(name), bos, eos, name)
+    return source_of_jinja(f"{name}.jinja", name, original(name), (bos, eos), name)
 
 
 @pytest.mark.parametrize("name", families())
@@ -92,7 +92,7 @@ class _Careless:
 
 
 def test_the_first_difference_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DIALECTS, "jinja", _Careless())  # type: ignore[arg-type]
+    monkeypatch.setitem(DIALECTS, "jinja", _Careless())
     source = load_source("family:chatml", None)
     result = prove(source, None, ("jinja",)).dialects["jinja"].classes
     difference = result["chat"].difference
