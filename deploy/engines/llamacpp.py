@@ -1,0 +1,164 @@
+"""llama.cpp: from a checkpoint directory or a GGUF file to a running server.
+
+Two runtimes with the same flags: `embedded`, the server out of the xllamacpp wheel, and `llama-server`, the
+program on PATH (or named by PORTSIDE_LLAMA_SERVER). Does not know how a GGUF file is written.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from chat_templates import TemplateSource, load_source
+from checkpoint import Checkpoint
+from deploy.artifacts import GgufArtifact
+from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
+from deploy.engines.training import read_training
+from errors import BadInput, EngineMissing, UsageError
+from files import cache_dir, write_text
+
+__all__ = ["LlamaCpp"]
+
+RUNTIMES = ("embedded", "llama-server")
+STARTUP_BASE = 60.0
+"""Seconds beyond the loading of weights: warming up, on a slow machine."""
+DEFAULT_CONTEXT = 8192
+"""Tokens, where the model was trained for more: the cache of 128k tokens would fill a small machine."""
+EMBEDDED = Path(__file__).with_name("embedded.py")
+
+_CLEARED = ("LLAMA_ARG_*", "LLAMA_API_KEY")
+
+
+class LlamaCpp:
+    """The engine `llamacpp`."""
+
+    name = "llamacpp"
+
+    def detect(self) -> tuple[EngineFound, ...]:
+        """Return both runtimes, the embedded one first."""
+        server = _find_server()
+        version = _embedded_version()
+        return (
+            EngineFound(
+                self.name,
+                "embedded",
+                None if version is None else sys.executable,
+                None if version is None else f"xllamacpp {version}",
+                "pip install xllamacpp",
+            ),
+            EngineFound(
+                self.name,
+                "llama-server",
+                server,
+                None,
+                "install llama.cpp and put llama-server on PATH, or name it with PORTSIDE_LLAMA_SERVER",
+            ),
+        )
+
+    def plan(self, request: ServeRequest) -> ServePlan:
+        """Decide everything. The GGUF file of a checkpoint directory is the plan's artifact."""
+        runtime = _runtime(request.runtime)
+        port = request.concrete_port()
+        source: TemplateSource | None
+        checkpoint: Checkpoint | None
+        template_file: Path | None = None
+        if request.model.suffix == ".gguf":
+            artifact, checkpoint, served = None, None, _gguf_file(request.model)
+            source = None if request.source == "checkpoint" else load_source(request.source, None)
+            if source is not None and not request.as_is:
+                template_file = cache_dir() / "templates" / f"llamacpp-{port}.jinja"
+                write_text(template_file, source.jinja)
+            size, context, name = served.stat().st_size, 0, served.stem
+        else:
+            training = read_training(request)
+            checkpoint, source = training.checkpoint, training.source
+            artifact = (
+                GgufArtifact(checkpoint, request.gguf_type)
+                if request.as_is
+                else GgufArtifact(checkpoint, request.gguf_type, source, training.stops)
+            )
+            served, size = artifact.path, artifact.bytes
+            context, name = min(checkpoint.config.context_length, DEFAULT_CONTEXT), checkpoint.name
+        name = request.name or name
+        argv = [
+            *_command(runtime),
+            *("--model", str(served.absolute())),
+            *("--host", request.host or "0.0.0.0", "--port", str(port), "--alias", name),
+            *("--ctx-size", str(context), "--parallel", "1"),
+            *(("--chat-template-file", str(template_file.absolute())) if template_file else ()),
+            *(("--jinja",) if runtime == "llama-server" else ()),
+            *request.engine_args,
+        ]
+        return ServePlan(
+            engine=self.name,
+            runtime=runtime,
+            name=name,
+            host=request.host,
+            port=port,
+            argv=tuple(argv),
+            env={"LLAMA_API_KEY": request.api_key} if request.api_key else {},
+            cleared=_CLEARED,
+            served=served,
+            log=log_path(self.name, port),
+            startup_seconds=request.startup_seconds or startup_budget(STARTUP_BASE, size),
+            artifact=artifact,
+            source=source,
+            checkpoint=checkpoint,
+            api_key=request.api_key,
+            allow_unhealthy=request.allow_unhealthy,
+        )
+
+
+def _runtime(wanted: str | None) -> str:
+    """Return the runtime to use: the wanted one, else llama-server where it is, else the embedded one."""
+    if wanted is None:
+        wanted = "llama-server" if _find_server() else "embedded"
+    if wanted not in RUNTIMES:
+        raise UsageError(f"llamacpp has no runtime {wanted!r}.", hint=f"Runtimes: {', '.join(RUNTIMES)}.")
+    if wanted == "llama-server" and _find_server() is None:
+        raise EngineMissing(
+            "llama-server is not on PATH.",
+            hint="Put it there, name it with PORTSIDE_LLAMA_SERVER, or use --runtime embedded.",
+        )
+    if wanted == "embedded" and _embedded_version() is None:
+        raise EngineMissing("The embedded llama.cpp is not installed.", hint="pip install xllamacpp")
+    return wanted
+
+
+def _command(runtime: str) -> tuple[str, ...]:
+    if runtime == "embedded":
+        return sys.executable, "-P", str(EMBEDDED)
+    return (_find_server() or "llama-server",)
+
+
+def _find_server() -> str | None:
+    named = os.environ.get("PORTSIDE_LLAMA_SERVER")
+    if named:
+        path = Path(named)
+        return shutil.which(str(path / "llama-server" if path.is_dir() else path))
+    return shutil.which("llama-server")
+
+
+def _embedded_version() -> str | None:
+    if importlib.util.find_spec("xllamacpp") is None:
+        return None
+    try:
+        return importlib.metadata.version("xllamacpp")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _gguf_file(path: Path) -> Path:
+    try:
+        with path.open("rb") as stream:
+            if stream.read(4) == b"GGUF":
+                return path
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror}.") from error
+    raise BadInput(
+        f"{path} is not a GGUF file.", hint="Give a checkpoint directory or a file that begins with GGUF."
+    )
