@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from errors import Interrupted, PortsideError, UsageError
+from errors import CheckFailed, Interrupted, PortsideError, UsageError
 
 if TYPE_CHECKING:
     from chat_templates import TemplateSource
@@ -101,7 +101,7 @@ def verb(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(as_json: bool, **options: Any) -> int:
         data, show, code = command(**options)
         if as_json:
-            click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+            _print_json(data)
         else:
             show()
         return int(code)
@@ -298,6 +298,7 @@ def engines() -> tuple[Any, Callable[[], None], int]:
     "--as-is", is_flag=True, help="Serve the checkpoint untouched: repair neither template nor stops."
 )
 @click.option("--runtime", help="llamacpp: embedded or llama-server [default: llama-server if on PATH]")
+@click.option("--startup-seconds", type=click.FloatRange(1), help="Time to come up [default: from its size]")
 @click.option("--allow-unhealthy", is_flag=True, help="Keep serving when a check fails.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, start nothing.")
 @click.option(
@@ -321,7 +322,11 @@ def serve(dry_run: bool, as_json: bool, **options: Any) -> int:
     if dry_run:
         console.show_serve_plan(plan, as_json=as_json)
         return 0
-    return serve_in_foreground(plan, console.ServeView(plan, as_json=as_json))
+    try:
+        return serve_in_foreground(plan, console.ServeView(plan, as_json=as_json))
+    except CheckFailed as error:  # with --json the report is on stdout already
+        console.print_error(error)
+        return error.exit_code
 
 
 @main.command()
@@ -362,11 +367,9 @@ def health(
 )
 @click.option("--system", help="A system message.")
 @click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
-@click.option("--model-name", help="The model to ask [default: the first the server lists]")
-@verb
-def chat(
-    url: str, messages: tuple[str, ...], system: str | None, api_key: str | None, model_name: str | None
-) -> tuple[Any, Callable[[], None], int]:
+@click.option("--model-name", "model", help="The model to ask [default: the first the server lists]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+def chat(as_json: bool, **options: Any) -> None:
     """Talk with a running server.
 
     Several turns, streamed through the official openai client.
@@ -374,11 +377,17 @@ def chat(
     import console
     from deploy.chat import Chat
 
-    talk = Chat(url, api_key=api_key, model=model_name, system=system)
-    if not messages and not sys.stdin.isatty():
+    messages = options.pop("messages")
+    if not messages and (as_json or not sys.stdin.isatty()):
         raise UsageError("There is no terminal to chat in.", hint="Pass what to say with -m TEXT.")
-    console.converse(talk, messages)
-    return {"model": talk.model, "messages": list(talk.messages)}, lambda: None, 0
+    talk = Chat(**options)
+    console.converse(talk, messages, quiet=as_json)
+    if as_json:
+        _print_json({"model": talk.model, "messages": talk.messages})
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -182,9 +182,15 @@ def show_rung(rung: Rung, console: Console = out) -> None:
     console.print(f"{mark} {rung.name:<9}[dim]{rung.seconds:6.2f} s[/]  {escape(rung.detail)}")
 
 
-def show_health(report: HealthReport, console: Console = out) -> None:
+def show_health(report: HealthReport) -> None:
     for rung in report.rungs:
-        show_rung(rung, console)
+        show_rung(rung)
+        if rung.hint:
+            out.print(f"  [bold]try:[/] {escape(rung.hint)}")
+    _show_verdict(report, out)
+
+
+def _show_verdict(report: HealthReport, console: Console) -> None:
     passed = sum(rung.ok is True for rung in report.rungs)
     colour = "green" if report.ok else "red"
     console.print(f"[bold {colour}]health {passed}/{len(report.rungs)}[/]")
@@ -207,19 +213,20 @@ class ServeView:
     def rung(self, rung: Rung) -> None:
         show_rung(rung, self.console)
 
-    def ready(self, report: HealthReport, pid: int) -> None:
-        passed = sum(rung.ok is True for rung in report.rungs)
-        colour = "green" if report.ok else "red"
-        self.console.print(f"[bold {colour}]health {passed}/{len(report.rungs)}[/]")
+    def checked(self, report: HealthReport, pid: int) -> None:
+        _show_verdict(report, self.console)
         if self.as_json:
             found = {"url": self.plan.url, "name": self.plan.name, "engine": self.plan.engine, "pid": pid}
-            sys.stdout.write(json.dumps({**found, **report.as_json()}, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps({**report.as_json(), **found}, ensure_ascii=False) + "\n")
             sys.stdout.flush()
+
+    def ready(self) -> None:
+        if self.as_json:
             return
         from deploy.snippet import client_snippet
 
         out.print(
-            f"\nServing [bold]{escape(self.plan.name)}[/] at [bold]{self.plan.url}[/]. Ctrl-C stops it.\n"
+            f"\nServing [bold]{escape(self.plan.name)}[/] at [bold]{self.plan.url}/v1[/]. Ctrl-C stops it.\n"
         )
         out.print(escape(client_snippet(self.plan)), style="cyan", soft_wrap=True)
 
@@ -252,7 +259,3 @@ def _stream(talk: Chat, message: str, *, quiet: bool) -> None:
             sys.stdout.flush()
     if not quiet:
         sys.stdout.write("\n")
-
-
-def json_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ Everything it makes lies in `demo/`. It stops at the first command that fails, w
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def answer(url: str) -> str:
     assert process.stdout is not None
     reply = bytearray()
     with process:
-        while piece := process.stdout.read1():
+        while piece := os.read(process.stdout.fileno(), 4096):
             reply += piece
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()

@@ -67,7 +67,7 @@ class Inspection:
         if checkpoint is None or stops is None:
             return []
         tokens = checkpoint.tokenizer.tokens
-        return [(number, tokens[number] if number < len(tokens) else "?") for number in stops.ids]
+        return [(number, tokens[number] or "?") for number in stops.ids]
 
 
 def inspect_model(path: Path, spec: str = "checkpoint") -> Inspection:

@@ -32,8 +32,11 @@ class View(Protocol):
 
     def rung(self, rung: Rung) -> None: ...
 
-    def ready(self, report: HealthReport, pid: int) -> None:
-        """The engine (process `pid`) serves; the report is good, or a bad one was allowed."""
+    def checked(self, report: HealthReport, pid: int) -> None:
+        """The ladder of the engine (process `pid`) has been climbed, with whatever result."""
+
+    def ready(self) -> None:
+        """The engine serves; the report is good, or a bad one was allowed."""
 
     def stopping(self) -> None: ...
 
@@ -52,10 +55,11 @@ def serve_in_foreground(plan: ServePlan, view: View, *, grace: float = 10.0) -> 
         try:
             process.start()
             report = _climb(plan, process, view, asked_to_stop)
+            assert process.pid is not None
+            view.checked(report, process.pid)
             if not plan.allow_unhealthy:
                 report.raise_if_failed()
-            assert process.pid is not None
-            view.ready(report, process.pid)
+            view.ready()
             _watch(process, asked_to_stop)
             return 0
         finally:
