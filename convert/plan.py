@@ -21,7 +21,7 @@ from convert.tensors import TensorSource, map_tensors
 from convert.types import FILE_TYPES, normalize_type
 from convert.vocabulary import read_vocabulary
 from convert.writer import OutputTensor, file_size
-from errors import OutputError, UsageError
+from errors import OutputError, TemplateError, UsageError
 
 if TYPE_CHECKING:
     from chat_templates import Stops, TemplateSource
@@ -106,7 +106,11 @@ def plan_conversion(
     family = family_of(config.architecture)
     hyper_parameters = family.fields(config)
     sources, tensor_findings = map_tensors(checkpoint, family, repair=stops is not None)
-    vocabulary = read_vocabulary(checkpoint, None if stops is None else stops.ids)
+    vocabulary = read_vocabulary(
+        checkpoint,
+        None if stops is None else stops.ids,
+        prompts_begin_with_bos=_begins_with_bos(source, checkpoint),
+    )
     template = checkpoint.tokenizer.config.get("chat_template", checkpoint.chat_template)
     before = [
         *general_fields(checkpoint, family.name, _parameters(sources), name),
@@ -132,6 +136,17 @@ def plan_conversion(
         files=files,
         findings=(*family.findings(config), *tensor_findings, *vocabulary.findings),
     )
+
+
+def _begins_with_bos(source: TemplateSource | None, checkpoint: Checkpoint) -> bool | None:
+    """Whether the template's own prompts begin with BOS; None where that cannot be known."""
+    bos = source.bos_token or checkpoint.tokenizer.bos_token if source is not None else None
+    if source is None or not bos:
+        return None
+    try:
+        return source.render([{"role": "user", "content": "Hello"}]).startswith(bos)
+    except TemplateError:
+        return None
 
 
 def _tensors(

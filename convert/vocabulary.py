@@ -69,11 +69,14 @@ class Vocabulary:
         return tuple(fields)
 
 
-def read_vocabulary(checkpoint: Checkpoint, stop_ids: Sequence[int] | None) -> Vocabulary:
+def read_vocabulary(
+    checkpoint: Checkpoint, stop_ids: Sequence[int] | None, *, prompts_begin_with_bos: bool | None = None
+) -> Vocabulary:
     """Return the vocabulary of `checkpoint`, padded to the rows of its embedding.
 
     `stop_ids` are the ids that must end generation, the template's turn end first; None asks for what the
-    stock converter would write. Raises `ConversionError` for a tokenizer that llama.cpp cannot run.
+    stock converter would write. `prompts_begin_with_bos` says whether the chat template's do; llama.cpp adds
+    BOS to every prompt or to none. Raises `ConversionError` for a tokenizer that llama.cpp cannot run.
     """
     tokenizer = checkpoint.tokenizer
     pieces = is_sentencepiece(tokenizer.raw)
@@ -89,6 +92,9 @@ def read_vocabulary(checkpoint: Checkpoint, stop_ids: Sequence[int] | None) -> V
         special, more = _repaired_ids(special, tokenizer, stop_ids, tokens)
         findings += more
         add = {"bos": tokenizer.adds_bos and "bos" in special, "eos": False}
+        if add["bos"] and prompts_begin_with_bos is False:
+            add["bos"] = False
+            findings.append(_bos_left_out())
         if pieces:
             space_prefix, findings = _space_prefix(tokenizer, findings)
     return Vocabulary(
@@ -132,6 +138,16 @@ def _space_prefix(tokenizer: Tokenizer, findings: list[Finding]) -> tuple[bool, 
         )
         return True, [*findings, found]
     return prefix, findings
+
+
+def _bos_left_out() -> Finding:
+    return Finding(
+        "bos-left-out",
+        "info",
+        "The tokenizer would put BOS in front of a text, but the chat template's prompts do not begin with "
+        "it; the file tells llama.cpp not to add one, so that chats are as in training. Plain completions go "
+        "without it.",
+    )
 
 
 def _approximate(pre: str) -> Finding:

@@ -22,14 +22,16 @@ __all__ = ["quantize", "stock_convert"]
 # The stock converter knows a pre-tokenizer by the hash of published vocabularies; those made here have none.
 _CONVERT = """
 import sys
-source, pre, *arguments = sys.argv[1:]
+source, pre, checkpoint, *jobs = sys.argv[1:]
 sys.path[:0] = [source, source + "/gguf-py"]
 import conversion.base
 if pre:
     conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
 import convert_hf_to_gguf
-sys.argv = ["convert_hf_to_gguf.py", *arguments]
-convert_hf_to_gguf.main()
+for job in jobs:
+    kind, _, target = job.partition("=")
+    sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outtype", kind, "--outfile", target]
+    convert_hf_to_gguf.main()
 """
 
 _QUANTIZE = """
@@ -45,12 +47,17 @@ for number, target in jobs:
 """
 
 
-def stock_convert(checkpoint: Path, target: Path, kind: str, pre: str = "") -> Path:
-    """Convert with llama.cpp's convert_hf_to_gguf.py to f32, f16, bf16 or q8_0; `pre` overrides its hash."""
+def stock_convert(checkpoint: Path, directory: Path, kinds: Sequence[str], pre: str = "") -> dict[str, Path]:
+    """Convert with llama.cpp's convert_hf_to_gguf.py to each of f32, f16, bf16, q8_0; return kind -> file.
+
+    `pre` is the name of the pre-tokenizer for a vocabulary whose hash llama.cpp does not know.
+    """
     source = _named("PORTSIDE_TEST_LLAMA_CPP_SOURCE") / "vendor" / "llama.cpp"
-    arguments = [str(checkpoint), "--outtype", kind, "--outfile", str(target)]
-    _run([str(_named("PORTSIDE_TEST_TORCH_PYTHON")), "-c", _CONVERT, str(source), pre, *arguments])
-    return target
+    targets = {kind: directory / f"{kind}.gguf" for kind in kinds}
+    jobs = [f"{kind}={path}" for kind, path in targets.items()]
+    python = _named("PORTSIDE_TEST_TORCH_PYTHON")
+    _run([str(python), "-c", _CONVERT, str(source), pre, str(checkpoint), *jobs])
+    return targets
 
 
 def quantize(source: Path, targets: Sequence[tuple[int, Path]]) -> None:

@@ -47,7 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_every_type_is_identical(case: str, tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "Tiny-7M-Chat", **CASES[case])
     ours = _convert(checkpoint, TYPES, tmp_path / "ours")
-    theirs = {kind: stock_convert(checkpoint, tmp_path / f"{kind}.gguf", kind, "gpt-2") for kind in _STOCK}
+    theirs = stock_convert(checkpoint, tmp_path, _STOCK, "gpt-2")
     rest = [kind for kind in TYPES if kind not in theirs]
     targets = {kind: tmp_path / f"{kind}.gguf" for kind in (*rest, "q8_0 again")}
     numbers = [FILE_TYPES[kind.split()[0]].number for kind in targets]
@@ -58,8 +58,8 @@ def test_every_type_is_identical(case: str, tmp_path: Path) -> None:
 
 def test_the_sample_is_identical(sample: Path, tmp_path: Path) -> None:
     ours = _convert(sample, ("f32", "bf16", "q8_0", "q4_k_m", "q4_1"), tmp_path / "ours")
-    for kind in ("f32", "bf16", "q8_0"):
-        _compare(ours[kind], stock_convert(sample, tmp_path / f"{kind}.gguf", kind))
+    for kind, path in stock_convert(sample, tmp_path, ("f32", "bf16", "q8_0")).items():
+        _compare(ours[kind], path)
     quantize(tmp_path / "bf16.gguf", [(15, tmp_path / "q4_k_m.gguf"), (3, tmp_path / "q4_1.gguf")])
     for kind in ("q4_k_m", "q4_1"):
         _compare(ours[kind], tmp_path / f"{kind}.gguf")

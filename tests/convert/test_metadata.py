@@ -191,6 +191,27 @@ def test_the_template_source_is_written(make_checkpoint: Make) -> None:
     assert fields["tokenizer.chat_template"] == "{{ other }}"
 
 
+@pytest.mark.parametrize(
+    ("template", "adds"),
+    [
+        ("{{ bos_token }}{{ messages[0]['content'] }}", True),
+        ("<|im_start|>{{ messages[0]['content'] }}", True),
+        ("{{ messages[0]['content'] }}", False),
+        ("{{ raise_exception('no') }}", True),
+    ],
+)
+def test_bos_is_added_only_where_the_template_has_it(
+    make_checkpoint: Make, template: str, adds: bool
+) -> None:
+    directory = make_checkpoint()
+    edit_json(directory / "tokenizer_config.json", add_bos_token=True)
+    source = TemplateSource("x", "x", "jinja", template, None, bos_token="<|im_start|>")
+    plan = _plan(directory, source=source, stops=Stops(ids=(270,)))
+    fields = {field.key: field.value for field in plan.files[0].fields}
+    assert fields["tokenizer.ggml.add_bos_token"] is adds
+    assert ("bos-left-out" in {finding.code for finding in plan.findings}) is not adds
+
+
 def test_the_stock_converter_prefers_the_other_template(make_checkpoint: Make) -> None:
     """As is: tokenizer_config.json's wins over the file, the other way round than in transformers."""
     directory = make_checkpoint()

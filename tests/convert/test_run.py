@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -204,6 +205,28 @@ def test_an_interruption_leaves_nothing(make_checkpoint: Make, tmp_path: Path, e
     assert [path.name for path in old.parent.iterdir()] == [old.name]
     assert old.read_text() == "the file of yesterday"
     assert threading.active_count() == threads
+
+
+def test_control_c_leaves_nothing(make_checkpoint: Make, tmp_path: Path) -> None:
+    """A real SIGINT in the middle of the work, in a process of its own."""
+    directory, out = make_checkpoint(hidden=512, vocab=1 << 16, tied=True), tmp_path / "out"
+    script = (
+        "from pathlib import Path; from checkpoint import Checkpoint\n"
+        "from convert import plan_conversion, run_conversion\n"
+        f"plan = plan_conversion(Checkpoint.open(Path({str(directory)!r})), ['q2_k'], Path({str(out)!r}))\n"
+        "try: run_conversion(plan, threads=1, progress=lambda done, total: print(done, flush=True))\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert [path.suffix for path in out.iterdir()] == [".part"]
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=30)[0].split()
+    assert (process.returncode, rest[-1]) == (0, "interrupted")
+    assert list(out.iterdir()) == []
 
 
 def test_a_full_disk_leaves_nothing(

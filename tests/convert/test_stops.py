@@ -65,7 +65,7 @@ def _stop_reason(checkpoint: Checkpoint, stops: Stops | None, tmp_path: Path) ->
     (file,) = run_conversion(plan)
     prompt = "<|im_start|>user\nWhat is 2+2? Answer with one number.<eoa>\n<|im_start|>assistant\n"
     with llamacpp(file.path, tmp_path / "log") as server:
-        answer = server.post("/completion", {"prompt": prompt, "n_predict": 48, "temperature": 0})
+        answer = server.post("/completion", {"prompt": prompt, "n_predict": 24, "temperature": 0})
     return str(answer["stop_type"])
 
 
