@@ -129,18 +129,25 @@ def prove(
             f"There is no dialect {unknown[0]!r}.", hint=f"The dialects are {', '.join(DIALECTS)}."
         )
     stops = analyse_stops(source, checkpoint) if checkpoint is not None else None
-    facts = facts_of(source, checkpoint)
     suite = [_Class.measured(name, source) for name in CLASSES]
-    proofs = {name: _prove_dialect(DIALECTS[name], source, stops, facts, suite) for name in dialects}
+    proofs = {}
+    for name in dialects:
+        facts = facts_of(source, checkpoint, gguf=DIALECTS[name].reads == "gguf")
+        proofs[name] = _prove_dialect(DIALECTS[name], source, stops, facts, suite)
     return Proof(source, stops, proofs)
 
 
-def facts_of(source: TemplateSource, checkpoint: Checkpoint | None) -> DialectFacts:
-    """Return what the dialects must know about the tokenizer; without a checkpoint it adds no BOS."""
+def facts_of(source: TemplateSource, checkpoint: Checkpoint | None, *, gguf: bool = False) -> DialectFacts:
+    """Return what the dialects must know about the tokenizer; without a checkpoint it adds no BOS.
+
+    A GGUF of ours (`gguf`) adds BOS only where the training prompts begin with it: llama.cpp adds it to every
+    prompt or to none.
+    """
     facts = DialectFacts(source.bos_token, source.eos_token, other_tokens=source.other_tokens)
     if checkpoint is None:
         return facts
-    return replace(facts, adds_bos=checkpoint.tokenizer.adds_bos, name=checkpoint.name)
+    adds_bos = checkpoint.tokenizer.adds_bos and not (gguf and source.begins_with_bos() is False)
+    return replace(facts, adds_bos=adds_bos, name=checkpoint.name)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from convert.tensors import TensorSource, map_tensors
 from convert.types import FILE_TYPES, normalize_type
 from convert.vocabulary import read_vocabulary
 from convert.writer import OutputTensor, file_size
-from errors import OutputError, TemplateError, UsageError
+from errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from chat_templates import Stops, TemplateSource
@@ -109,7 +109,7 @@ def plan_conversion(
     vocabulary = read_vocabulary(
         checkpoint,
         None if stops is None else stops.ids,
-        prompts_begin_with_bos=_begins_with_bos(source, checkpoint),
+        prompts_begin_with_bos=source.begins_with_bos() if source else None,
     )
     template = checkpoint.tokenizer.config.get("chat_template", checkpoint.chat_template)
     before = [
@@ -136,17 +136,6 @@ def plan_conversion(
         files=files,
         findings=(*family.findings(config), *tensor_findings, *vocabulary.findings),
     )
-
-
-def _begins_with_bos(source: TemplateSource | None, checkpoint: Checkpoint) -> bool | None:
-    """Whether the template's own prompts begin with BOS; None where that cannot be known."""
-    bos = source.bos_token or checkpoint.tokenizer.bos_token if source is not None else None
-    if source is None or not bos:
-        return None
-    try:
-        return source.render([{"role": "user", "content": "Hello"}]).startswith(bos)
-    except TemplateError:
-        return None
 
 
 def _tensors(

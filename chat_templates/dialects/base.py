@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from chat_templates.template import Message
 from errors import TemplateError
@@ -43,6 +43,10 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def reads(self) -> Literal["checkpoint", "gguf"]:
+        """Where the engine's tokenizer comes from: whether BOS is added may differ between the two."""
 
     @property
     def filename(self) -> str:

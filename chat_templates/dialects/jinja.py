@@ -8,7 +8,7 @@ byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.jinja_engine import JinjaRequest, shared_worker
@@ -28,6 +28,7 @@ class JinjaDialect:
     """Chat templates as transformers renders them."""
 
     name = "jinja"
+    reads: Literal["checkpoint", "gguf"] = "checkpoint"
     filename = "chat_template.jinja"
 
     def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:
@@ -144,8 +145,8 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
     if first_user:
         yield "        {%- set pending.block = '' %}"
     yield "    {%- elif message['role'] == 'assistant' %}"
-    assistant = _joined(form.assistant.prefix, _content(form, "assistant"), form.assistant.suffix)
-    yield f"        {{{{- {assistant} }}}}"
+    assistant = _joined("", _content(form, "assistant"), form.assistant.suffix)
+    yield f"        {{{{- {_answer_prefix(form)}{assistant} }}}}"
     if form.separator:
         yield "        {%- if not loop.last %}"
         yield f"            {_out(form.separator)}"
@@ -158,6 +159,16 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
     said = _literal(f"The chat template {form.name!r} has no place here for the role ")
     yield f"        {{{{- raise_exception({said} + message['role']) }}}}"
     yield "    {%- endif %}"
+
+
+def _answer_prefix(form: ChatTemplate) -> str:
+    """Return the text before an answer as the first operand of a sum, "" if there is none."""
+    plain, thinking = _literal(form.assistant.prefix), form.thinking
+    if thinking and thinking.prefix is not None:
+        content = _content(form, "assistant")
+        marked = f"{_literal(thinking.open)} in {content} or {_literal(thinking.close)} in {content}"
+        return f"({_literal(thinking.prefix)} if {marked} else {plain}) + "
+    return f"{plain} + " if form.assistant.prefix else ""
 
 
 def _content(form: ChatTemplate, role: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.template import ChatTemplate, Message
@@ -45,6 +45,7 @@ class LmdeployDialect:
     """LMDeploy's chat-template JSON, for `--chat-template FILE`."""
 
     name = "lmdeploy"
+    reads: Literal["checkpoint", "gguf"] = "checkpoint"
     filename = "lmdeploy.json"
 
     def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:

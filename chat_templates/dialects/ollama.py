@@ -8,7 +8,7 @@ so white space is visible, `{{` needs no care and every character survives the M
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
@@ -36,6 +36,7 @@ class OllamaDialect:
     """Go templates as Ollama runs them."""
 
     name = "ollama"
+    reads: Literal["checkpoint", "gguf"] = "gguf"
     filename = "ollama.gotmpl"
 
     def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:

@@ -58,6 +58,15 @@ class TemplateSource:
             self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools)
         )
 
+    def begins_with_bos(self) -> bool | None:
+        """Whether the training prompts begin with the BOS token; None where that cannot be known."""
+        if not self.bos_token:
+            return None
+        try:
+            return self.render([{"role": "user", "content": "Hello"}]).startswith(self.bos_token)
+        except TemplateError:
+            return None
+
     def request(
         self,
         messages: Sequence[Message],

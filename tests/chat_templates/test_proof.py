@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
@@ -80,6 +80,7 @@ class _Careless:
     """A dialect that forgets the line feed after the generation prompt."""
 
     name = "jinja"
+    reads: Literal["checkpoint", "gguf"] = "checkpoint"
     filename = "x"
 
     def write(self, source: TemplateSource, stops: Stops | None, facts: DialectFacts) -> str:

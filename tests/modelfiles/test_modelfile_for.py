@@ -40,7 +40,9 @@ def test_the_template_still_renders_after_the_grammar(sample: Path) -> None:
     messages = [{"role": "user", "content": "Hello\u3000there"}]
     from chat_templates.proof import facts_of
 
-    assert OllamaDialect().render(template, messages, facts_of(source, checkpoint)) == source.render(messages)
+    assert OllamaDialect().render(
+        template, messages, facts_of(source, checkpoint, gguf=True)
+    ) == source.render(messages)
 
 
 def test_a_refused_template_is_an_error_with_its_reason(
