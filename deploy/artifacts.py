@@ -1,6 +1,7 @@
 """What is made from a checkpoint before an engine starts, kept in the cache under a name made of its content.
 
     gguf/KEY/NAME-TYPE.gguf     for llama.cpp
+    templates/KEY.jinja         for llama.cpp, beside a GGUF file of somebody else's
     views/KEY/NAME              for engines that read checkpoints: links, with template and stop ids put right
 
 KEY changes with the weights, the small files, the template, the stop ids, the type and Portside's version, so
@@ -22,9 +23,9 @@ from chat_templates import Stops, TemplateSource, write_served_view
 from checkpoint import Checkpoint
 from convert import ConversionPlan, plan_conversion, run_conversion
 from deploy.engines.base import Progress
-from files import cache_dir
+from files import cache_dir, write_text
 
-__all__ = ["GgufArtifact", "ViewArtifact"]
+__all__ = ["GgufArtifact", "TemplateArtifact", "ViewArtifact"]
 
 _SMALL_FILES = (
     "config.json",
@@ -43,7 +44,7 @@ _SMALL_FILES = (
 
 @dataclass(frozen=True)
 class GgufArtifact:
-    """A GGUF file of `checkpoint`. Without `source` and `stops` it is what the stock converter would write."""
+    """A GGUF file of `checkpoint`; without `source` and `stops`, what the stock converter would write."""
 
     checkpoint: Checkpoint
     type: str
@@ -99,6 +100,28 @@ class ViewArtifact:
 
     def make(self, progress: Progress | None = None) -> None:
         write_served_view(self.checkpoint, self.source, self.stops, self.path)
+
+
+@dataclass(frozen=True)
+class TemplateArtifact:
+    """The Jinja text of `source` as a file, for an engine that loads a GGUF file of somebody else's."""
+
+    source: TemplateSource
+
+    @property
+    def kind(self) -> str:
+        return "chat template file"
+
+    @property
+    def path(self) -> Path:
+        key = hashlib.sha256(self.source.jinja.encode()).hexdigest()[:16]
+        return cache_dir() / "templates" / f"{key}.jinja"
+
+    def is_ready(self) -> bool:
+        return self.path.is_file()
+
+    def make(self, progress: Progress | None = None) -> None:
+        write_text(self.path, self.source.jinja)
 
 
 def content_key(

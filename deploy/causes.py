@@ -171,6 +171,7 @@ CAUSES: tuple[Cause, ...] = (
         "weights",
         (
             r"data is not within the file bounds",
+            r"failed to read (header|key-value pairs|tensor data)",
             r"invalid magic characters",
             r"failed to open GGUF file",
             r"SafetensorError",

@@ -11,15 +11,15 @@ import importlib.util
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from chat_templates import TemplateSource, load_source
 from checkpoint import Checkpoint
-from deploy.artifacts import GgufArtifact
+from deploy.artifacts import GgufArtifact, TemplateArtifact
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, UsageError
-from files import cache_dir, write_text
 
 __all__ = ["LlamaCpp"]
 
@@ -31,6 +31,20 @@ DEFAULT_CONTEXT = 8192
 EMBEDDED = Path(__file__).with_name("embedded.py")
 
 _CLEARED = ("LLAMA_ARG_*", "LLAMA_API_KEY")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is to be served, whether it was given as a checkpoint or as a GGUF file."""
+
+    name: str
+    served: Path
+    bytes: int
+    context: int
+    """Tokens; 0: what the GGUF file says, as far as the memory reaches."""
+    source: TemplateSource | None
+    checkpoint: Checkpoint | None = None
+    artifact: GgufArtifact | TemplateArtifact | None = None
 
 
 class LlamaCpp:
@@ -63,33 +77,15 @@ class LlamaCpp:
         """Decide everything. The GGUF file of a checkpoint directory is the plan's artifact."""
         runtime = _runtime(request.runtime)
         port = request.concrete_port()
-        source: TemplateSource | None
-        checkpoint: Checkpoint | None
-        template_file: Path | None = None
-        if request.model.suffix == ".gguf":
-            artifact, checkpoint, served = None, None, _gguf_file(request.model)
-            source = None if request.source == "checkpoint" else load_source(request.source, None)
-            if source is not None and not request.as_is:
-                template_file = cache_dir() / "templates" / f"llamacpp-{port}.jinja"
-                write_text(template_file, source.jinja)
-            size, context, name = served.stat().st_size, 0, served.stem
-        else:
-            training = read_training(request)
-            checkpoint, source = training.checkpoint, training.source
-            artifact = (
-                GgufArtifact(checkpoint, request.gguf_type)
-                if request.as_is
-                else GgufArtifact(checkpoint, request.gguf_type, source, training.stops)
-            )
-            served, size = artifact.path, artifact.bytes
-            context, name = min(checkpoint.config.context_length, DEFAULT_CONTEXT), checkpoint.name
-        name = request.name or name
+        model = _read_gguf_model(request) if request.model.suffix == ".gguf" else _read_checkpoint(request)
+        name, artifact = request.name or model.name, model.artifact
+        template = artifact.path if isinstance(artifact, TemplateArtifact) else None
         argv = [
             *_command(runtime),
-            *("--model", str(served.absolute())),
+            *("--model", str(model.served.absolute())),
             *("--host", request.host or "0.0.0.0", "--port", str(port), "--alias", name),
-            *("--ctx-size", str(context), "--parallel", "1"),
-            *(("--chat-template-file", str(template_file.absolute())) if template_file else ()),
+            *("--ctx-size", str(model.context), "--parallel", "1"),
+            *(("--chat-template-file", str(template.absolute())) if template else ()),
             *(("--jinja",) if runtime == "llama-server" else ()),
             *request.engine_args,
         ]
@@ -102,15 +98,40 @@ class LlamaCpp:
             argv=tuple(argv),
             env={"LLAMA_API_KEY": request.api_key} if request.api_key else {},
             cleared=_CLEARED,
-            served=served,
+            served=model.served,
             log=log_path(self.name, port),
-            startup_seconds=request.startup_seconds or startup_budget(STARTUP_BASE, size),
+            startup_seconds=request.startup_seconds or startup_budget(STARTUP_BASE, model.bytes),
             artifact=artifact,
-            source=source,
-            checkpoint=checkpoint,
+            source=model.source,
+            checkpoint=model.checkpoint,
             api_key=request.api_key,
             allow_unhealthy=request.allow_unhealthy,
         )
+
+
+def _read_checkpoint(request: ServeRequest) -> _Model:
+    training = read_training(request)
+    checkpoint = training.checkpoint
+    source, stops = (None, None) if request.as_is else (training.source, training.stops)
+    artifact = GgufArtifact(checkpoint, request.gguf_type, source, stops)
+    return _Model(
+        name=checkpoint.name,
+        served=artifact.path,
+        bytes=artifact.bytes,
+        context=min(checkpoint.config.context_length, DEFAULT_CONTEXT),
+        source=training.source,
+        checkpoint=checkpoint,
+        artifact=artifact,
+    )
+
+
+def _read_gguf_model(request: ServeRequest) -> _Model:
+    path = _gguf_file(request.model)
+    source = None if request.source == "checkpoint" else load_source(request.source, None)
+    artifact = None if source is None or request.as_is else TemplateArtifact(source)
+    return _Model(
+        name=path.stem, served=path, bytes=path.stat().st_size, context=0, source=source, artifact=artifact
+    )
 
 
 def _runtime(wanted: str | None) -> str:

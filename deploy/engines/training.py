@@ -17,7 +17,7 @@ __all__ = ["Training", "read_training"]
 
 @dataclass(frozen=True)
 class Training:
-    """A checkpoint and how it was trained; `source` None only when it is served as it is and has no template."""
+    """A checkpoint and how it was trained; `source` None: it has no template and is served as it is."""
 
     checkpoint: Checkpoint
     source: TemplateSource | None

@@ -59,7 +59,7 @@ class Vllm:
         return (EngineFound(self.name, runtime, path, version, INSTALL),)
 
     def plan(self, request: ServeRequest) -> ServePlan:
-        """Decide everything. The served view is the plan's artifact; as is, the checkpoint itself is served."""
+        """Decide everything. The plan's artifact is the served view (as is: none)."""
         if request.runtime is not None:
             raise UsageError("vllm has one runtime only.", hint="Leave --runtime out.")
         if request.model.suffix == ".gguf":

@@ -65,20 +65,22 @@ def test_an_engine_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path
 
 
 def test_grandchildren_with_their_own_sessions_end_too(tmp_path: Path) -> None:
+    others = descendants(os.getpid())  # of other tests, such as the Jinja worker
     with fake(tmp_path, "--ignore-sigterm", "--grandchildren", "3") as engine:
         assert until(lambda: is_up(engine))
-        below = descendants(os.getpid())
+        below = descendants(os.getpid()) - others
         assert len(below) == 5  # leash, engine, three orphans that the leash adopted
         engine.stop(grace=0.3)
         assert not [pid for pid in below if alive(pid)]
 
 
 def test_grandchildren_end_when_the_engine_dies_by_itself(tmp_path: Path) -> None:
+    others = descendants(os.getpid())
     with fake(tmp_path, "--grandchildren", "2", "--die-after", "0.3", "--exit-code", "3") as engine:
         before = time.monotonic()
         assert engine.wait(5) == ExitStatus(code=3)
         assert time.monotonic() - before < 2.0, "death is told before what is left was cleared"
-        assert until(lambda: not descendants(os.getpid()))
+        assert until(lambda: descendants(os.getpid()) <= others)
 
 
 def test_the_signal_of_a_death_is_told(tmp_path: Path) -> None:
