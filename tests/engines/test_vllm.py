@@ -1,0 +1,130 @@
+"""The real vLLM on the real sample, in an environment of its own that PORTSIDE_VLLM names.
+
+A server takes 40 seconds to come up on a CPU, so each test asks its server everything it can be asked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chat_templates import load_source
+from checkpoint import Checkpoint
+from deploy import HealthReport, ServeRequest, check_health, plan_serving, serve_in_foreground
+from deploy.chat import Chat
+from deploy.leash import descendants
+from errors import CheckFailed, EngineFailed
+from tests.deploy.pains import ALPACA, LLAMA3, VICUNA, renamed_turn_end, variant
+from tests.deploy.serving import Recorder, port_of, serve
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif("PORTSIDE_VLLM" not in os.environ, reason="PORTSIDE_VLLM names no vLLM"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this module's own, removed at the end."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PORTSIDE_CACHE", str(directory))
+        yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that never stop cost the whole budget: three times what the healthy one needs will do."""
+    monkeypatch.setattr("deploy.stopping.BUDGET", 96)
+
+
+def test_the_sample_is_healthy_chats_and_is_compared(sample: Path, tmp_path: Path) -> None:
+    right = Checkpoint.open(sample)
+    (tmp_path / "alpaca.jinja").write_text(ALPACA)
+    replies: list[str] = []
+    reports: list[HealthReport] = []
+
+    def talk(pid: int) -> None:
+        url = f"http://127.0.0.1:{port_of(pid)}"
+        chat = Chat(url + "/v1", api_key="secret", temperature=0, max_tokens=40)
+        replies.extend("".join(chat.say(text)) for text in ("Hi!", "Thank you!"))
+        assert "wants an API key" in check_health(url)["models"].detail
+        alpaca = load_source(str(tmp_path / "alpaca.jinja"), right)
+        reports.append(check_health(url, checkpoint=right, source=alpaca, api_key="secret"))
+
+    view = Recorder(talk)
+    serve("vllm", sample, view)
+    assert view.report is not None
+    assert [rung.ok for rung in view.report.rungs] == [True] * 7, view.report.as_json()
+    assert all(replies)
+    assert reports[0]["prompt"].ok is False
+    assert [rung.name for rung in reports[0].rungs if rung.ok is False] == ["prompt"]
+
+
+@pytest.mark.parametrize("template", [ALPACA, VICUNA, LLAMA3], ids=["alpaca", "vicuna", "llama3"])
+def test_a_wrong_template_fails_at_stop(sample: Path, tmp_path: Path, template: str) -> None:
+    model = variant(sample, tmp_path / "wrong", template=template)
+    view = Recorder()
+    with pytest.raises(CheckFailed, match="never stops"):
+        serve("vllm", model, view, as_is=True)
+    assert [rung.name for rung in view.rungs.values() if rung.ok is False] == ["stop"]
+
+
+def test_a_family_repairs_a_wrong_template_and_workers_never_survive(sample: Path, tmp_path: Path) -> None:
+    """When vLLM's API server is killed its engine core and workers live on; the leash ends them."""
+    model = variant(sample, tmp_path / "wrong", template=ALPACA)
+    request = ServeRequest("vllm", model, source="family:smollm2", port=0)
+    plan = plan_serving(request, execute=True)
+    below: set[int] = set()
+
+    class Killer(Recorder):
+        def ready(self) -> None:
+            below.update(descendants(self.pid))
+            os.kill(self.pid, signal.SIGKILL)
+
+    view = Killer()
+    with pytest.raises(EngineFailed, match="killed from outside"):
+        serve_in_foreground(plan, view)
+    assert view.report is not None
+    assert view.report.ok, view.report.as_json()
+    assert below, "vLLM has workers"
+    assert not below & descendants(os.getpid())
+    assert not [pid for pid in below if Path(f"/proc/{pid}/cmdline").exists() and _alive(pid)]
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_a_turn_end_that_no_file_names(sample: Path, tmp_path: Path) -> None:
+    view = Recorder()
+    with pytest.raises(CheckFailed, match="never stops"):
+        serve("vllm", renamed_turn_end(sample, tmp_path / "renamed"), view, as_is=True)
+    assert [rung.name for rung in view.rungs.values() if rung.ok is False] == ["stop"]
+
+
+def test_a_turn_end_that_no_file_names_is_repaired(sample: Path, tmp_path: Path) -> None:
+    view = Recorder()
+    serve("vllm", renamed_turn_end(sample, tmp_path / "renamed"), view)
+    assert view.report is not None
+    assert view.report.ok, view.report.as_json()
+
+
+def test_a_flag_that_vllm_does_not_know(sample: Path) -> None:
+    request = ServeRequest("vllm", sample, port=0, engine_args=("--no-such-flag",))
+    plan = plan_serving(request, execute=True)
+    began = time.monotonic()
+    with pytest.raises(EngineFailed, match="does not know one of its arguments"):
+        serve_in_foreground(plan, Recorder())
+    assert time.monotonic() - began < 60
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
