@@ -40,6 +40,9 @@ class Thinking:
     """Past answers lose everything up to and including the last `close`."""
     strip_after: bool = True
     """The white space after that `close` is lost too."""
+    prefix: str | None = None
+    """The assistant's prefix in front of an answer that holds `open` or `close`, where that is another than
+    in front of one without thoughts. Trainers put an empty pair of the marks there."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class ChatTemplate:
                 block = ""
             elif role == "assistant":
                 open_end = continue_final_message and index == last
-                out.append(self.assistant.prefix + content)
+                out.append(self._answer_prefix(content) + content)
                 out.append("" if open_end else self.assistant.suffix)
                 out.append(self.separator if index < last else "")
             elif role == "tool" and self.tool is not None:
@@ -124,6 +127,16 @@ class ChatTemplate:
         if system is None or self.system is None:
             return self.no_system
         return self.system.around(system)
+
+    def _answer_prefix(self, content: str) -> str:
+        thinking = self.thinking
+        if (
+            thinking
+            and thinking.prefix is not None
+            and (thinking.open in content or thinking.close in content)
+        ):
+            return thinking.prefix
+        return self.assistant.prefix
 
     def _content(self, message: Message, *, past: bool) -> str:
         role, content = message["role"], message.get("content") or ""

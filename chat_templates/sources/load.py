@@ -1,25 +1,30 @@
 """`load_source`: what the user names with --template, as a `TemplateSource`.
 
-Knows the spellings: `checkpoint`, `family:NAME`, a path that ends in .jinja or .toml. Does not know how a
-form is found (`probe`) nor the TOML schema (`toml_form`).
+Knows the spellings: `checkpoint`, `family:NAME`, `xtuner:…`, `llamafactory:…`, a path that ends in .jinja or
+.toml. Does not know how a form is found (`probe`), the TOML schema (`toml_form`), nor any trainer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chat_templates.dialects.jinja import write_jinja
 from chat_templates.jinja_engine import TEMPLATE_LIMIT
+from chat_templates.sources.llamafactory import load_llamafactory
 from chat_templates.sources.probe import Probed, probe
 from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.toml_form import FormFile, Tokens, families, read_family, read_form
+from chat_templates.sources.xtuner import load_xtuner
 from checkpoint import Checkpoint
 from errors import TemplateError, UsageError
 
 __all__ = ["load_source", "source_of_form", "source_of_jinja"]
 
-_LATER = ("xtuner:", "llamafactory:")
+_TRAINERS: Mapping[str, Callable[[str, Checkpoint | None], TemplateSource]] = {
+    "xtuner:": load_xtuner,
+    "llamafactory:": load_llamafactory,
+}
 
 
 def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
@@ -33,13 +38,9 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
     tokens = None if checkpoint is None else special_tokens(checkpoint)
     if spec.startswith("family:"):
         return source_of_form(spec, read_family(spec.removeprefix("family:"), tokens))
-    if spec.startswith(_LATER):
-        raise UsageError(
-            f"Templates of other trainers ({spec!r}) cannot be read yet.",
-            hint="Write the same texts to a TOML file (docs/template-toml.md), or take a family: "
-            + ", ".join(families())
-            + ".",
-        )
+    for prefix, load in _TRAINERS.items():
+        if spec.startswith(prefix):
+            return load(spec.removeprefix(prefix), checkpoint)
     path = Path(spec)
     if path.suffix == ".toml":
         return source_of_form(spec, read_form(path, tokens))
@@ -49,9 +50,8 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
         )
     raise UsageError(
         f"{spec!r} is not a chat template source.",
-        hint="It is checkpoint, family:NAME, FILE.jinja or FILE.toml; the families are "
-        + ", ".join(families())
-        + ".",
+        hint="It is checkpoint, family:NAME, xtuner:NAME, llamafactory:NAME, FILE.jinja or FILE.toml; the "
+        "families are " + ", ".join(families()) + ".",
     )
 
 

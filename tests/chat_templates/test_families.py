@@ -89,7 +89,7 @@ def test_an_unknown_family_suggests_the_nearest() -> None:
         load_source("family:smolm", None)
 
 
-@pytest.mark.parametrize("spec", ["xtuner:qwen_chat", "llamafactory:qwen", "qwen", "", "template.txt"])
+@pytest.mark.parametrize("spec", ["qwen", "", "template.txt", "xtuners:qwen_chat"])
 def test_other_specs_are_usage_errors(spec: str) -> None:
     with pytest.raises(UsageError, match="alpaca"):
         load_source(spec, None)
