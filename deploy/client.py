@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import httpx
 
 from errors import UsageError
 
-__all__ = ["Client", "Reply", "ServerKind", "base_url", "identify"]
+__all__ = ["Client", "Reply", "ServerKind", "base_url", "behind_proxy", "identify"]
 
 ServerKind = Literal["vllm", "llama.cpp", "ollama", "lmdeploy", "unknown"]
 
@@ -140,6 +141,15 @@ class Client:
             return Reply(0, failure=f"cannot connect to {self.url}: {error}")
         except (httpx.HTTPError, RuntimeError, ValueError) as error:
             return Reply(0, failure=f"the connection broke: {str(error) or type(error).__name__}")
+
+
+def behind_proxy(url: httpx.URL) -> bool:
+    """Tell whether the environment's proxy stands between this machine and the server."""
+    return (
+        url.host not in _LOCAL
+        and bool({url.scheme, "all"} & urllib.request.getproxies().keys())
+        and not urllib.request.proxy_bypass(url.host)
+    )
 
 
 def identify(models: Reply) -> ServerKind:

@@ -23,7 +23,7 @@ import httpx
 
 from deploy import ports, prompts, stopping
 from deploy.causes import classify
-from deploy.client import Client, Reply, ServerKind, identify
+from deploy.client import Client, Reply, ServerKind, behind_proxy, identify
 from deploy.process import EngineProcess, ExitStatus
 from deploy.report import RUNGS, HealthReport, Rung
 from errors import EngineFailed
@@ -118,6 +118,8 @@ class Ladder:
     def _port(self) -> tuple[bool | None, str]:
         url = httpx.URL(self.client.url)
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
+        if behind_proxy(url):
+            return None, f"{host} is reached through a proxy"
         if not self._wait_until(lambda: ports.is_open(host, port)):
             raise _NotReady(
                 f"nothing accepts connections on {host}:{port}.",

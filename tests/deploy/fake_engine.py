@@ -57,7 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             loading = time.monotonic() - self.born < self.options.loading
             self.answer(503 if loading else self.options.health_status, {})
         elif self.path == "/v1/models" and self.allowed():
-            owner = {"vllm": "vllm", "llamacpp": "llamacpp"}.get(self.options.kind, "someone")
+            owners = {"vllm": "vllm", "old-vllm": "vllm", "llamacpp": "llamacpp", "ollama": "library"}
+            owner = owners.get(self.options.kind, "someone")
             self.answer(200, {"object": "list", "data": [{"id": self.options.name, "owned_by": owner}]})
         elif self.path == "/version" and self.options.kind == "vllm":
             self.answer(200, {"version": "0.0.fake"})
@@ -75,6 +76,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.chat(body)
         elif self.path == "/apply-template" and self.options.kind == "llamacpp":
             self.answer(200, {"prompt": self.prompt(body["messages"]).removeprefix("<s>")})
+        elif self.path == "/api/chat" and body["_debug_render_only"]:
+            rendered = self.prompt(body["messages"]).removeprefix("<s>")
+            self.answer(200, {"_debug_info": {"rendered_template": rendered}})
+        elif self.path == "/tokenize" and self.options.kind == "old-vllm":
+            self.answer(200, {"tokens": [ord(c) for c in self.prompt(body["messages"])]})
+        elif self.path == "/detokenize" and self.options.kind == "old-vllm":
+            self.answer(200, {"prompt": "".join(map(chr, body["tokens"]))})
         elif self.path == "/tokenize" and self.options.kind == "llamacpp":
             text = ("<s>" if body.get("add_special") and not self.options.no_bos else "") + body["content"]
             self.answer(200, {"tokens": [{"id": ord(c), "piece": c} for c in text]})
@@ -115,7 +123,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--name", default="fake")
-    parser.add_argument("--kind", default="other", choices=("vllm", "llamacpp", "other"))
+    parser.add_argument(
+        "--kind", default="other", choices=("vllm", "old-vllm", "llamacpp", "ollama", "other")
+    )
     parser.add_argument("--api-key", default=os.environ.get("FAKE_API_KEY", ""))
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--grandchildren", type=int, default=0, help="stubborn processes with own sessions")

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from chat_templates import ChatTemplate, Markup, TemplateSource
-from deploy.client import Client, base_url
+from deploy.client import Client, base_url, behind_proxy
 from deploy.health import check_health
 from deploy.ladder import Ladder, Target
 from deploy.ports import free_port
@@ -141,21 +142,21 @@ def test_a_thinking_model_gets_more_tokens(start: Start) -> None:
     assert check_health(start("--thinks"), wait=5)["stop"].ok
 
 
-@pytest.mark.parametrize("kind", ["vllm", "llamacpp"])
+@pytest.mark.parametrize("kind", ["vllm", "old-vllm", "llamacpp", "ollama"])
 def test_prompts_equal_to_training(start: Start, kind: str) -> None:
     report = check_health(start("--kind", kind), source=TRAINING, wait=5)
     assert report["prompt"].ok, report["prompt"].detail
-    assert report.server == {"vllm": "vllm", "llamacpp": "llama.cpp"}[kind]
+    assert report.server == {"old-vllm": "vllm", "llamacpp": "llama.cpp"}.get(kind, kind)
 
 
-@pytest.mark.parametrize("kind", ["vllm", "llamacpp"])
+@pytest.mark.parametrize("kind", ["vllm", "old-vllm", "llamacpp", "ollama"])
 def test_prompts_that_differ_are_shown(start: Start, kind: str) -> None:
     report = check_health(start("--kind", kind, "--wrong-prompt"), source=TRAINING, wait=5)
     assert report["prompt"].ok is False
     lines = report["prompt"].detail.splitlines()
     assert lines[0] == "the prompts differ (one turn):"
-    assert lines[1].startswith("    training: <s><|im_start|>user⏎What")
-    assert lines[2].startswith("    server:   <s><|im_start|>user·What")
+    assert lines[1].removeprefix("    training: ").removeprefix("<s>").startswith("<|im_start|>user⏎What")
+    assert lines[2].removeprefix("    server:   ").removeprefix("<s>").startswith("<|im_start|>user·What")
     assert lines[3].index("^") == lines[1].index("⏎")
 
 
@@ -273,3 +274,11 @@ def test_markers_come_from_the_template() -> None:
     assert not judge([Answer("Hello.<my_end>", "stop")], markers).ok
     assert judge([Answer("Hello.", "stop")], markers).ok
     assert not judge([Answer("Hello.", "content_filter")], markers).ok
+
+
+def test_a_proxy_stands_before_the_world_not_before_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    assert behind_proxy(httpx.URL("https://outside.example"))
+    assert not behind_proxy(httpx.URL("https://inside.example"))
+    assert not behind_proxy(httpx.URL("https://127.0.0.1:8000"))
