@@ -366,6 +366,8 @@ def health(
     "-m", "--message", "messages", multiple=True, help="Say this and leave (repeatable: several turns)."
 )
 @click.option("--system", help="A system message.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Length of an answer at most.")
 @click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
 @click.option("--model-name", "model", help="The model to ask [default: the first the server lists]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")

@@ -155,7 +155,9 @@ class _Prober:
 
     def _candidates(self, parts: _Parts, system: tuple[str, str] | None) -> Iterator[ChatTemplate]:
         """Yield the forms that the differences allow, the likelier ones first."""
-        bos = self._bos if self._bos and parts.head.startswith(self._bos) else ""
+        bos = self._bos or ""
+        if not parts.head.startswith(bos) or bos in parts.generation_prompt:
+            bos = ""  # absent, or a token that begins every turn, as SmolLM2's <|im_start|> does
         head = parts.head[len(bos) :]
         shared, *nothing = prefixes(head, parts.rest)
         for user_prefix in (shared, None, *nothing):
