@@ -17,6 +17,8 @@ from chat_templates.sources.trainers import (
     Tokens,
     bos_in_front,
     in_order,
+    is_directory,
+    is_path,
     source_of,
     split_header,
     tokens_of,
@@ -47,8 +49,8 @@ def load_llamafactory(what: str, checkpoint: Checkpoint | None) -> TemplateSourc
     if what in facts("llamafactory"):
         arguments = Arguments(what)
         description = f"LLaMA-Factory's template {what}: the text that LLaMA-Factory {VERSION} trains on"
-    elif what.endswith(SUFFIXES) or "/" in what or Path(what).is_dir():
-        path = read_run(Path(what)) if Path(what).is_dir() else Path(what)
+    elif is_path(what, SUFFIXES):
+        path = read_run(Path(what)) if is_directory(what) else Path(what)
         arguments = read_arguments(path)
         description = f"LLaMA-Factory's template {arguments.template} with the training arguments of {path}"
     else:

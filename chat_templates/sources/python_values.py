@@ -70,6 +70,8 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
         return _value(node, names)
     except _NotPlain as problem:
         return problem.value
+    except RecursionError:
+        return Unreadable(node.lineno, "an expression nested too deeply")
 
 
 def _run(statement: ast.stmt, names: dict[str, Any], imported: Mapping[str, Any]) -> None:

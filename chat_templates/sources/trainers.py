@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from chat_templates.dialects.jinja import write_jinja
 from chat_templates.sources.source import TemplateSource
@@ -17,7 +18,17 @@ from chat_templates.template import ChatTemplate, Markup
 from checkpoint import Checkpoint
 from errors import TemplateError, UsageError
 
-__all__ = ["Tokens", "bos_in_front", "in_order", "source_of", "split_header", "tokens_of", "unknown_name"]
+__all__ = [
+    "Tokens",
+    "bos_in_front",
+    "in_order",
+    "is_directory",
+    "is_path",
+    "source_of",
+    "split_header",
+    "tokens_of",
+    "unknown_name",
+]
 
 _HEADER = re.compile(
     r"(?:(?:<[^<>/]*(?:start|begin)[^<>/]*>[^<>]*)?<[^<>/]*>"  # a marker; <start>assistant<end> is one
@@ -90,6 +101,18 @@ def bos_in_front(form: ChatTemplate, bos: str) -> ChatTemplate:
 def in_order(texts: Iterable[str | None]) -> tuple[str, ...]:
     """Return the texts that are not empty, each once."""
     return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def is_path(what: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether `what` is a path, with one of the suffixes, in or of a directory, rather than a name."""
+    return what.endswith(suffixes) or "/" in what or is_directory(what)
+
+
+def is_directory(what: str) -> bool:
+    try:
+        return bool(what) and Path(what).is_dir()
+    except OSError:  # longer than a file's name may be
+        return False
 
 
 def source_of(spec: str, description: str, form: ChatTemplate, tokens: Tokens) -> TemplateSource:

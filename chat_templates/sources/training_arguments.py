@@ -71,7 +71,7 @@ def read_arguments(path: Path) -> Arguments:
     values = _values(path)
     for key, value in values.items():
         if not isinstance(value, _KEYS[key]):
-            raise TemplateError(f"{key!r} in {path} cannot be {value!r}.")
+            raise TemplateError(f"{key!r} in {path} cannot be {repr(value)[:60]}.")
     if values.get("template") is None:
         raise TemplateError(
             f"{path} names no `template`: LLaMA-Factory then made one from the base model's chat template.",

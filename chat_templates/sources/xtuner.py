@@ -17,12 +17,13 @@ from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.trainers import (
     Tokens,
     in_order,
+    is_path,
     source_of,
     split_header,
     tokens_of,
     unknown_name,
 )
-from chat_templates.sources.xtuner_files import is_file, template_in
+from chat_templates.sources.xtuner_files import template_in
 from chat_templates.template import ChatTemplate, Markup
 from chat_templates.trainers import facts
 from checkpoint import Checkpoint
@@ -55,7 +56,7 @@ def load_xtuner(what: str, checkpoint: Checkpoint | None) -> TemplateSource:
     if what in bundled:
         name, fields = what, bundled[what]
         description = f"XTuner's template {name}: the text that XTuner {VERSION} trains on"
-    elif is_file(what):
+    elif is_path(what.partition("#")[0], (".py",)):
         name, fields = template_in(what)
         description = f"the XTuner template {name} of {what.partition('#')[0]}: the text it trains on"
     else:

@@ -15,19 +15,14 @@ from typing import Any
 
 from chat_templates.jinja_engine import TEMPLATE_LIMIT
 from chat_templates.sources.python_values import BadPython, Unreadable, module_values, parse_python, value_of
+from chat_templates.sources.trainers import is_directory
 from chat_templates.trainers import facts
 from errors import TemplateError
 
-__all__ = ["is_file", "template_in"]
+__all__ = ["template_in"]
 
 Named = tuple[str, Mapping[str, Any]]
 """A template's name and its fields."""
-
-
-def is_file(what: str) -> bool:
-    """Whether `what` is a path rather than the name of a template."""
-    path = what.partition("#")[0]
-    return path.endswith(".py") or "/" in path or Path(path).is_dir()
 
 
 def template_in(what: str) -> Named:
@@ -63,7 +58,8 @@ def template_in(what: str) -> Named:
 
 
 def _python_file(path: Path) -> Path:
-    if not path.is_dir():
+    """Return `path`, or the one Python file in it."""
+    if not is_directory(str(path)):
         return path
     found = sorted(path.glob("*.py"))
     if len(found) != 1:

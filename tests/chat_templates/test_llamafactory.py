@@ -179,6 +179,11 @@ def test_unknown_names_come_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"Did you mean llamafactory:qwen") as caught:
         load_source("llamafactory:qwne", None)
     assert caught.value.exit_code == 2
+    for nothing in ("", "x" * 5000):
+        with pytest.raises(UsageError, match="LLaMA-Factory has no chat template"):
+            load_llamafactory(nothing, None)
+    with pytest.raises(TemplateError, match="Cannot read"):
+        load_llamafactory("x" * 5000 + ".yaml", None)
 
 
 def test_eos_must_be_known_where_the_text_has_it() -> None:

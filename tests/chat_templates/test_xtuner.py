@@ -99,6 +99,9 @@ def test_unknown_names_come_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"Did you mean xtuner:qwen_chat") as caught:
         load_source("xtuner:qwen_chta", None)
     assert caught.value.exit_code == 2
+    for nothing in ("", "#qwen_chat", "x" * 5000):
+        with pytest.raises(UsageError, match="XTuner has no chat template"):
+            load_xtuner(nothing, None)
 
 
 def test_eos_must_be_known_where_the_text_has_it() -> None:
@@ -241,6 +244,9 @@ BAD = {
     "t = dict(INSTRUCTION='{input}', SYSTEM='fixed')": "must hold {system} once",
     "a = 'x' * 9\nt = dict(INSTRUCTION='{input}' + a)": "an expression in line 1",
     "t = dict(INSTRUCTION='{input}')\nif t:\n    t = 1": "neither defines",
+    "f(type=template_map_fn_factory, template=x" + " + x" * 900 + ")": "neither|nested|the name x|not Python",
+    "prompt_template = PROMPT_TEMPLATE.qwen_chat": "the name PROMPT_TEMPLATE in line 1",
+    "a = dict()\na['a'] = a\nt = dict(INSTRUCTION=a, x=a)": "must be a text",
     "a = 'aaaaaaaaaaaaaaaa'\n" + "a = a + a\n" * 40 + "t = dict(INSTRUCTION='{input}' + a)": "an expression",
 }
 
