@@ -33,7 +33,8 @@ TEMPLATE = click.option(
     metavar="SOURCE",
     default="checkpoint",
     show_default=True,
-    help="The chat template the model was trained with: checkpoint, family:NAME, FILE.jinja or FILE.toml.",
+    help="The chat template the model was trained with: checkpoint, family:NAME, xtuner:NAME or FILE.py, "
+    "llamafactory:NAME or FILE.yaml, FILE.jinja, FILE.toml.",
 )
 TYPES = click.option(
     "--type",
@@ -167,14 +168,16 @@ def template(
     MODEL was trained on. Exit code 1 when a dialect named with --to is not exact for plain chats.
     """
     import console
-    from chat_templates import export_dialects, prove
+    from chat_templates import export_dialects, inspect_template, prove
 
     checkpoint, training = _open(model, source)
+    findings = inspect_template(checkpoint, training)
     proof = prove(training, checkpoint, dialects or DIALECTS)
     files = export_dialects(proof, output, allow_inexact=allow_inexact) if output else {}
     asked_and_refused = [name for name in dialects if not proof.dialects[name].ok]
     code = 1 if asked_and_refused else 0
-    return proof.as_json(files), lambda: console.show_proof(proof, files), code
+    data = {**proof.as_json(files), "findings": [finding.as_json() for finding in findings]}
+    return data, lambda: console.show_proof(proof, findings, files), code
 
 
 @main.command()

@@ -43,9 +43,13 @@ def step(number: int, title: str, *arguments: str) -> None:
         sys.exit(code)
 
 
+def chat_with(url: str) -> list[str]:
+    return ["chat", url, "--temperature", "0", "-m", QUESTION]
+
+
 def answer(url: str) -> str:
     """Ask one question through `portside chat`, showing the reply as it streams in, and return it."""
-    process = subprocess.Popen(portside("chat", url, "-m", QUESTION), stdout=subprocess.PIPE)
+    process = subprocess.Popen(portside(*chat_with(url)), stdout=subprocess.PIPE)
     assert process.stdout is not None
     reply = bytearray()
     with process:
@@ -68,11 +72,7 @@ def serve_and_ask(number: int) -> tuple[dict[str, Any], str]:
             ready: dict[str, Any] = json.loads(server.stdout.readline() or "{}")
             if not ready.get("ok"):
                 sys.exit(server.wait())
-            announce(
-                number + 1,
-                "Chat with it through the official openai client",
-                ["chat", ready["url"], "-m", QUESTION],
-            )
+            announce(number + 1, "Chat with it through the official openai client", chat_with(ready["url"]))
             return ready, answer(ready["url"])
         finally:
             server.send_signal(signal.SIGINT)

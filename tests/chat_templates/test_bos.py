@@ -1,4 +1,4 @@
-"""Who writes BOS: the tokenizer adds it to every prompt or to none, the template may or may not begin with it."""
+"""Who writes BOS: the tokenizer adds it to every prompt or to none; the template may begin with it or not."""
 
 from __future__ import annotations
 
