@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint import Checkpoint, Weights
-from convert.kernels import Ggml, load_ggml
+from convert.kernels import Kernels, load_kernels
 from convert.plan import ConversionPlan, FilePlan
 from convert.tensors import TensorSource
 from convert.types import TensorType
@@ -58,12 +58,18 @@ class ConvertedFile:
 
 
 def run_conversion(
-    plan: ConversionPlan, *, progress: Progress | None = None, threads: int | None = None
+    plan: ConversionPlan,
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    kernels: str = "auto",
 ) -> tuple[ConvertedFile, ...]:
-    """Write the files of `plan` with `threads` threads (default: one for each core).
+    """Write the files of `plan` with `threads` threads (default: one for each core) and the `kernels` named
+    ("auto", "ggml", "fast"; they give the same bytes).
 
     Raises `OutputError` when the disk is full or refuses, `ConversionError` for weights that are not finite
-    or that changed since the plan was made. On any failure no file is left under its final name.
+    or that changed since the plan was made, `EngineMissing` for kernels that cannot be had. On any failure
+    no file is left under its final name.
     """
     weights = Checkpoint.open(plan.checkpoint).weights
     if weights.fingerprint() != plan.fingerprint:
@@ -72,12 +78,12 @@ def run_conversion(
             hint="Run the command again.",
         )
     _check_space(plan)
-    kernels = load_ggml()
+    loaded = load_kernels(kernels)
     with contextlib.ExitStack() as stack:
         # Entered before the pool, so that no thread works any more when partial files are removed.
         streams = [_open(stack, file) for file in plan.files]
         pool = stack.enter_context(_pool(threads))
-        _Pass(plan, weights, kernels, streams, pool, progress).run()
+        _Pass(plan, weights, loaded, streams, pool, progress).run()
         return tuple(
             ConvertedFile(file.path, file.type, stream.bytes, stream.sha256)
             for file, stream in zip(plan.files, streams, strict=True)
@@ -123,7 +129,7 @@ class _Pass:
         self,
         plan: ConversionPlan,
         weights: Weights,
-        kernels: Ggml,
+        kernels: Kernels,
         streams: Sequence[GgufStream],
         pool: ThreadPoolExecutor,
         progress: Progress | None,
@@ -180,7 +186,11 @@ class _Block:
     """Converts rows of one tensor to all the types that are wanted of it."""
 
     def __init__(
-        self, kernels: Ggml, source: TensorSource, rows: np.ndarray[Any, Any], kinds: tuple[TensorType, ...]
+        self,
+        kernels: Kernels,
+        source: TensorSource,
+        rows: np.ndarray[Any, Any],
+        kinds: tuple[TensorType, ...],
     ) -> None:
         self._kernels = kernels
         self._source = source

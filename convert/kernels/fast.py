@@ -1,0 +1,153 @@
+"""K-quants several times faster than ggml, byte for byte the same.
+
+ggml searches the scale of one sub-block after the other. Here each lane of a vector searches one, with the
+same operations in the same order, so it finds the same bits. Where a lane leaves the range in which that
+holds (values near the ends of float32), the whole super-block is handed to ggml; so is every other type.
+
+Knows: which types have a fast kernel, and that each agrees with this machine's ggml before it is used.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convert.kernels.fast_affine import write_q2, write_q4, write_q5
+from convert.kernels.fast_build import Compiler, Function, load_compiler
+from convert.kernels.fast_emit import Code, Value
+from convert.kernels.fast_lanes import SUPER_BLOCK, Group
+from convert.kernels.fast_scaled import write_q3, write_q6
+from convert.kernels.ggml import Ggml, load_ggml
+from convert.types import TensorType, tensor_type
+from errors import EngineMissing
+
+__all__ = ["FAST_TYPES", "Fast", "kernel_text", "load_fast"]
+
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+_Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+_PROBE = 64
+"""Super-blocks on which a kernel must agree with ggml before it is used: about a millisecond."""
+
+
+@dataclass(frozen=True)
+class _Design:
+    """How a kernel is laid out."""
+
+    write: Callable[[Group], None]
+    size: int
+    """Elements of a sub-block."""
+    lanes: int
+    """Sub-blocks side by side, as measured best where registers hold up to eight floats …"""
+    wide_lanes: int
+    """… and where they hold sixteen."""
+
+
+_DESIGNS = {
+    "Q2_K": _Design(write_q2, 16, 16, 32),
+    "Q3_K": _Design(write_q3, 16, 32, 64),
+    "Q4_K": _Design(write_q4, 32, 16, 16),
+    "Q5_K": _Design(write_q5, 32, 16, 16),
+    "Q6_K": _Design(write_q6, 16, 16, 16),
+}
+FAST_TYPES = tuple(_DESIGNS)
+
+
+def kernel_text(name: str, *, wide: bool) -> tuple[str, int]:
+    """Return LLVM assembly of the kernel `name` ("Q4_K") and the least number of super-blocks it takes.
+
+    The function is void(floats, blocks, notes, count): `count` super-blocks of 256 float32 become blocks,
+    and a byte of `notes` each, which is 1 where the block is not to be used.
+    """
+    design, kind = _DESIGNS[name], tensor_type(name)
+    lanes = design.wide_lanes if wide else design.lanes
+    code = Code(name)
+    least = lanes * design.size // SUPER_BLOCK
+
+    def one_group(index: Value, _: list[Value]) -> list[Value]:
+        # The last group reaches back over blocks that are done already, rather than past the end.
+        start = (index * least).minimum(code.count - least)
+        source = code.at(code.source, start * (4 * SUPER_BLOCK))
+        target = code.at(code.target, start * kind.block_bytes)
+        design.write(Group(code, source, target, code.at(code.notes, start), lanes, design.size))
+        return []
+
+    groups = (code.count + (least - 1)) >> (least.bit_length() - 1)
+    code.loop(groups, [], one_group)
+    return code.text(), least
+
+
+class Fast:
+    """The same functions as `Ggml`, with `Ggml` behind them for what they do not do themselves.
+
+    With `forced`, a kernel that does not agree with ggml on this machine is an `EngineMissing`; otherwise
+    ggml does its work. Arrays are C-contiguous; shapes are (rows, row length).
+    """
+
+    def __init__(self, compiler: Compiler, ggml: Ggml, *, forced: bool) -> None:
+        self._compiler = compiler
+        self._ggml = ggml
+        self._forced = forced
+        self._lock = threading.Lock()
+        self._kernels: dict[str, _Kernel | None] = {}
+        self.to_float32 = ggml.to_float32
+        self.is_valid = ggml.is_valid
+
+    def quantize(self, rows: _Floats, kind: TensorType) -> _Bytes:
+        """Return the rows of float32 `rows` as `kind`: an array of bytes, row after row."""
+        kernel = self._kernel(kind)
+        if kernel is None or rows.size < kernel.least * SUPER_BLOCK:
+            return self._ggml.quantize(rows, kind)
+        return kernel.quantize(rows, kind)
+
+    def _kernel(self, kind: TensorType) -> _Kernel | None:
+        """The kernel of a type: compiled and compared with ggml when it is first wanted."""
+        if kind.name not in _DESIGNS:
+            return None
+        with self._lock:
+            if kind.name not in self._kernels:
+                self._kernels[kind.name] = self._made(kind)
+            return self._kernels[kind.name]
+
+    def _made(self, kind: TensorType) -> _Kernel | None:
+        text, least = kernel_text(kind.name, wide=self._compiler.wide)
+        kernel = _Kernel(self._compiler.function(kind.name, text), least, self._ggml)
+        probe = np.random.default_rng(0).standard_normal((_PROBE, SUPER_BLOCK), np.float32)
+        if np.array_equal(kernel.quantize(probe, kind), self._ggml.quantize(probe, kind)):
+            return kernel
+        if self._forced:
+            raise EngineMissing(
+                f"The fast kernel of {kind.name} does not give the bytes that this machine's ggml gives.",
+                hint="Use --kernels ggml.",
+            )
+        return None
+
+
+class _Kernel:
+    """One compiled kernel."""
+
+    def __init__(self, function: Function, least: int, ggml: Ggml) -> None:
+        self._function = function
+        self._ggml = ggml
+        self.least = least
+
+    def quantize(self, rows: _Floats, kind: TensorType) -> _Bytes:
+        """As `Ggml.quantize`, for at least `least` super-blocks."""
+        count = rows.size // SUPER_BLOCK
+        blocks = np.empty((count, kind.block_bytes), np.uint8)
+        notes = np.empty(count, np.uint8)
+        self._function(rows.ctypes.data, blocks.ctypes.data, notes.ctypes.data, count)
+        if notes.any():
+            odd = np.flatnonzero(notes)
+            values = rows.reshape(count, SUPER_BLOCK)[odd]
+            blocks[odd] = self._ggml.quantize(values, kind).reshape(len(odd), -1)
+        return blocks.reshape(-1)
+
+
+def load_fast(*, forced: bool) -> Fast:
+    """Load LLVM and ggml. Raises `EngineMissing`."""
+    return Fast(load_compiler(), load_ggml(), forced=forced)
