@@ -187,6 +187,12 @@ def template(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory for the files [default: .]")
 @click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
 @click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
+@click.option(
+    "--kernels",
+    type=click.Choice(["auto", "ggml", "fast"]),
+    default="auto",
+    help="What quantizes; the bytes are the same [default: fast where llvmlite is installed]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, convert nothing.")
 @verb
 def gguf(
@@ -196,6 +202,7 @@ def gguf(
     output: Path | None,
     as_is: bool,
     threads: int | None,
+    kernels: str,
     dry_run: bool,
 ) -> tuple[Any, Callable[[], None], int]:
     """Convert MODEL straight to quantized GGUF files.
@@ -218,7 +225,7 @@ def gguf(
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
     console.show_warnings(plan.findings)
     with console.progress(f"Converting {checkpoint.name}") as advance:
-        files = run_conversion(plan, progress=advance, threads=threads)
+        files = run_conversion(plan, progress=advance, threads=threads, kernels=kernels)
     data = {"files": [file.as_json() for file in files]}
     return data, lambda: console.show_files(files), 0
 
