@@ -17,6 +17,7 @@ from pathlib import Path
 from chat_templates import TemplateSource, load_source
 from checkpoint import Checkpoint
 from deploy.artifacts import GgufArtifact, TemplateArtifact
+from deploy.cores import compute_threads
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, UsageError
@@ -80,13 +81,14 @@ class LlamaCpp:
         model = _read_gguf_model(request) if request.model.suffix == ".gguf" else _read_checkpoint(request)
         name, artifact = request.name or model.name, model.artifact
         template = artifact.path if isinstance(artifact, TemplateArtifact) else None
+        threads = compute_threads()
         argv = [
             *_command(runtime),
             *("--model", str(model.served.absolute())),
             *("--host", request.host or "0.0.0.0", "--port", str(port), "--alias", name),
             *("--ctx-size", str(model.context), "--parallel", "1"),
             *(("--chat-template-file", str(template.absolute())) if template else ()),
-            *(("--jinja",) if runtime == "llama-server" else ()),
+            *(("--jinja",) if runtime == "llama-server" else ("--threads", str(threads))),
             *request.engine_args,
         ]
         return ServePlan(
@@ -106,6 +108,9 @@ class LlamaCpp:
             checkpoint=model.checkpoint,
             api_key=request.api_key,
             allow_unhealthy=request.allow_unhealthy,
+            notes=(f"threads: {threads}, one core is left to others; `-- -t N` takes N",)
+            if runtime == "embedded"
+            else (),
         )
 
 

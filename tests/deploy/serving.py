@@ -66,8 +66,6 @@ def serve(
         runtime="embedded" if engine == "llamacpp" else None,
         allow_unhealthy=allow,
         api_key="secret",
-        # one thread: two that wait for each other crawl where other work shares the cores
-        engine_args=("--threads", "1") if engine == "llamacpp" else (),
     )
     plan = plan_serving(request, execute=True)
     assert "secret" not in " ".join(plan.argv)

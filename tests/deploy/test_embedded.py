@@ -38,8 +38,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that never stop cost the whole budget: three times what the healthy one needs will do."""
-    monkeypatch.setattr("deploy.stopping.BUDGET", 96)
+    """Models that never stop cost the whole budget: the healthy one needs 33 tokens."""
+    monkeypatch.setattr("deploy.stopping.BUDGET", 48)
 
 
 def test_the_sample_is_healthy_and_chats(sample: Path) -> None:
@@ -119,17 +119,7 @@ def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_no_engine_survives_a_killed_supervisor(sample: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cli; cli.main()"
-    options = [
-        *("serve", "llamacpp", str(sample)),
-        "--runtime",
-        "embedded",
-        "--port",
-        "0",
-        "--json",
-        "--",
-        "-t",
-        "1",
-    ]
+    options = ["serve", "llamacpp", str(sample), "--runtime", "embedded", "--port", "0", "--json"]
     process = subprocess.Popen([sys.executable, "-c", code, *options], stdout=subprocess.PIPE, text=True)
     with process:
         try:
