@@ -60,6 +60,8 @@ class Reply:
         if isinstance(error, dict):
             error = error.get("message")
         said = str(error if error is not None else self.text).strip().replace("\n", " ")
+        if said.startswith("<"):
+            said = "a web page"
         return f"HTTP {self.status}: {said[:300]}" if said else f"HTTP {self.status}"
 
 
