@@ -1,8 +1,8 @@
-"""K-quants several times faster than ggml, byte for byte the same.
+"""Quantization several times faster than ggml's, byte for byte the same.
 
 ggml searches the scale of one sub-block after the other. Here each lane of a vector searches one, with the
 same operations in the same order, so it finds the same bits. Where a lane leaves the range in which that
-holds (values near the ends of float32), the whole super-block is handed to ggml; so is every other type.
+holds (values near the ends of float32), the whole block is handed to ggml; so is every other type.
 
 Knows: which types have a fast kernel, and that each agrees with this machine's ggml before it is used.
 """
@@ -19,8 +19,9 @@ import numpy as np
 from convert.kernels.fast_affine import write_q2, write_q4, write_q5
 from convert.kernels.fast_build import Compiler, Function, load_compiler
 from convert.kernels.fast_emit import Code, Value
-from convert.kernels.fast_lanes import SUPER_BLOCK, Group
+from convert.kernels.fast_lanes import Group
 from convert.kernels.fast_scaled import write_q3, write_q6
+from convert.kernels.fast_simple import write_q4_0, write_q4_1, write_q5_0, write_q5_1, write_q8_0
 from convert.kernels.ggml import Ggml, load_ggml
 from convert.types import TensorType, tensor_type
 from errors import EngineMissing
@@ -31,7 +32,7 @@ _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _PROBE = 64
-"""Super-blocks on which a kernel must agree with ggml before it is used: about a millisecond."""
+"""Blocks on which a kernel must agree with ggml before it is used: about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,33 @@ _DESIGNS = {
     "Q4_K": _Design(write_q4, 32, 16, 16),
     "Q5_K": _Design(write_q5, 32, 16, 16),
     "Q6_K": _Design(write_q6, 16, 16, 16),
+    "Q4_0": _Design(write_q4_0, 32, 16, 16),
+    "Q4_1": _Design(write_q4_1, 32, 16, 16),
+    "Q5_0": _Design(write_q5_0, 32, 16, 16),
+    "Q5_1": _Design(write_q5_1, 32, 16, 16),
+    "Q8_0": _Design(write_q8_0, 32, 16, 16),
 }
 FAST_TYPES = tuple(_DESIGNS)
 
 
 def kernel_text(name: str, *, wide: bool) -> tuple[str, int]:
-    """Return LLVM assembly of the kernel `name` ("Q4_K") and the least number of super-blocks it takes.
+    """Return LLVM assembly of the kernel `name` ("Q4_K") and the least number of blocks it takes.
 
-    The function is void(floats, blocks, notes, count): `count` super-blocks of 256 float32 become blocks,
-    and a byte of `notes` each, which is 1 where the block is not to be used.
+    The function is void(floats, blocks, notes, count): float32 become `count` blocks, and a byte of `notes`
+    for each, which is 1 where the block is not to be used.
     """
     design, kind = _DESIGNS[name], tensor_type(name)
     lanes = design.wide_lanes if wide else design.lanes
     code = Code(name)
-    least = lanes * design.size // SUPER_BLOCK
+    share = kind.block // design.size
+    least = lanes // share
 
     def one_group(index: Value, _: list[Value]) -> list[Value]:
         # The last group reaches back over blocks that are done already, rather than past the end.
         start = (index * least).minimum(code.count - least)
-        source = code.at(code.source, start * (4 * SUPER_BLOCK))
+        source = code.at(code.source, start * (4 * kind.block))
         target = code.at(code.target, start * kind.block_bytes)
-        design.write(Group(code, source, target, code.at(code.notes, start), lanes, design.size))
+        design.write(Group(code, source, target, code.at(code.notes, start), lanes, design.size, share))
         return []
 
     groups = (code.count + (least - 1)) >> (least.bit_length() - 1)
@@ -100,7 +107,7 @@ class Fast:
     def quantize(self, rows: _Floats, kind: TensorType) -> _Bytes:
         """Return the rows of float32 `rows` as `kind`: an array of bytes, row after row."""
         kernel = self._kernel(kind)
-        if kernel is None or rows.size < kernel.least * SUPER_BLOCK:
+        if kernel is None or rows.size < kernel.least * kind.block:
             return self._ggml.quantize(rows, kind)
         return kernel.quantize(rows, kind)
 
@@ -116,7 +123,7 @@ class Fast:
     def _made(self, kind: TensorType) -> _Kernel | None:
         text, least = kernel_text(kind.name, wide=self._compiler.wide)
         kernel = _Kernel(self._compiler.function(kind.name, text), least, self._ggml)
-        probe = np.random.default_rng(0).standard_normal((_PROBE, SUPER_BLOCK), np.float32)
+        probe = np.random.default_rng(0).standard_normal((_PROBE, kind.block), np.float32)
         if np.array_equal(kernel.quantize(probe, kind), self._ggml.quantize(probe, kind)):
             return kernel
         if self._forced:
@@ -136,14 +143,14 @@ class _Kernel:
         self.least = least
 
     def quantize(self, rows: _Floats, kind: TensorType) -> _Bytes:
-        """As `Ggml.quantize`, for at least `least` super-blocks."""
-        count = rows.size // SUPER_BLOCK
+        """As `Ggml.quantize`, for at least `least` blocks."""
+        count = rows.size // kind.block
         blocks = np.empty((count, kind.block_bytes), np.uint8)
         notes = np.empty(count, np.uint8)
         self._function(rows.ctypes.data, blocks.ctypes.data, notes.ctypes.data, count)
         if notes.any():
             odd = np.flatnonzero(notes)
-            values = rows.reshape(count, SUPER_BLOCK)[odd]
+            values = rows.reshape(count, kind.block)[odd]
             blocks[odd] = self._ggml.quantize(values, kind).reshape(len(odd), -1)
         return blocks.reshape(-1)
 

@@ -138,6 +138,10 @@ class Value:
         """Signed integers as floats."""
         return self._cast("sitofp", "float")
 
+    def to_integer(self) -> Value:
+        """Floats cut off towards zero, to be of 32 bits."""
+        return self._cast("fptosi", "i32")
+
     def root(self) -> Value:
         """The square root of floats, correctly rounded."""
         name = f"v{self.lanes}f32" if self.lanes else "f32"
@@ -163,10 +167,13 @@ class Value:
         second = other or f"{self.type} poison"
         return self.code.emit(f"shufflevector {self}, {second}, {mask}", self.element, len(order))
 
+    def mask(self) -> Value:
+        """A condition as an integer with a bit for each lane, the first lane's lowest."""
+        return self.code.emit(f"bitcast {self} to i{self.lanes}", f"i{self.lanes}", 0)
+
     def any_lane(self) -> Value:
         """Whether a condition holds in some lane."""
-        whole = self.code.emit(f"bitcast {self} to i{self.lanes}", f"i{self.lanes}", 0)
-        return whole.differs(0)
+        return self.mask().differs(0)
 
     def splat(self, lanes: int) -> Value:
         """A scalar in every lane."""

@@ -1,6 +1,7 @@
 """What every fast kernel needs of vectors: rows turned into lanes, rounding, float16, what lanes share.
 
-A group is a few super-blocks of 256 weights that are worked on together; each of its sub-blocks has a lane.
+A group is a few blocks (of 256 weights, super-blocks, or of 32) that are worked on together. Each of their
+sub-blocks has a lane; a block of 32 is its own sub-block.
 
 Does not know: types and their layouts.
 """
@@ -15,10 +16,10 @@ from convert.kernels.fast_emit import Code, Value
 __all__ = [
     "EMPTY",
     "FLOAT_MAX",
-    "SUPER_BLOCK",
     "Column",
     "Group",
     "Vectors",
+    "extreme",
     "half",
     "nearest",
     "nearest_float",
@@ -27,7 +28,6 @@ __all__ = [
     "united",
 ]
 
-SUPER_BLOCK = 256
 EMPTY = 1e-15
 """What is all smaller counts as zero, where ggml says so (GROUP_MAX_EPS)."""
 FLOAT_MAX = 3.4028234663852886e38
@@ -45,7 +45,7 @@ Column = Callable[[int], Value]
 
 @dataclass(frozen=True)
 class Group:
-    """The super-blocks that one pass of a kernel's loop works on."""
+    """The blocks that one pass of a kernel's loop works on."""
 
     code: Code
     source: Value
@@ -57,16 +57,13 @@ class Group:
     lanes: int
     size: int
     """Elements of a sub-block, so of a lane."""
+    share: int
+    """How many lanes a block has."""
 
     @property
     def blocks(self) -> int:
-        """How many super-blocks these are."""
-        return self.lanes * self.size // SUPER_BLOCK
-
-    @property
-    def share(self) -> int:
-        """How many lanes a super-block has."""
-        return SUPER_BLOCK // self.size
+        """How many blocks these are."""
+        return self.lanes // self.share
 
     def columns(self) -> Column:
         """Turn the weights into lanes: element `i` of each sub-block side by side."""
@@ -93,7 +90,7 @@ class Group:
         self.code.store(value, self.code.at(self.target, offset), align=1)
 
     def note(self, odd: Value) -> None:
-        """Mark the super-blocks that have an odd lane."""
+        """Mark the blocks that have an odd lane."""
         merged = over_lanes(odd, self.share, lambda one, other: one | other)
         for block in range(self.blocks):
             mark = merged.lane(block * self.share).widen("i8")
@@ -143,6 +140,19 @@ def half(value: Value) -> tuple[Value, Value, Value]:
     bits = ((power - (113 << 23)) >> 13) + (total.bits() - adder)
     rounded = ((total - adder.floats()).bits() | sign).floats()
     return bits | (sign >> 16) & 0x8000, rounded, bits >= _NO_HALF
+
+
+def extreme(x: Column, n: int) -> tuple[Value, Value]:
+    """The value of the largest magnitude, the first of equals, and that magnitude."""
+    first = x(0)
+    most = first.magnitude()
+    chosen = first
+    for i in range(1, n):
+        value = x(i)
+        size = value.magnitude()
+        larger = size > most
+        most, chosen = larger.where(size, most), larger.where(value, chosen)
+    return chosen, most
 
 
 def over_lanes(value: Value, share: int, merge: Callable[[Value, Value], Value]) -> Value:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convert.kernels.fast_emit import Value
-from convert.kernels.fast_lanes import EMPTY, Column, Group, Vectors, nearest, nearest_float
+from convert.kernels.fast_lanes import EMPTY, Column, Group, Vectors, extreme, nearest, nearest_float
 
 __all__ = ["Affine", "AffineSteps", "Scaled", "search_affine", "search_scale", "search_turns"]
 
@@ -161,24 +161,10 @@ def _sums(x: Column, weight: Column, n: int) -> tuple[Value, Value, Value, Value
     return low, high, sum_w, sum_x
 
 
-def _extreme(x: Column, n: int) -> tuple[Value, Value]:
-    """The value of the largest magnitude, the first of equals, and that magnitude."""
-    first = x(0)
-    most = first.magnitude()
-    # ggml starts from 0, which a magnitude of 0 does not beat; then neither number is used.
-    extreme = first
-    for i in range(1, n):
-        value = x(i)
-        size = value.magnitude()
-        larger = size > most
-        most, extreme = larger.where(size, most), larger.where(value, extreme)
-    return extreme, most
-
-
 def search_scale(group: Group, x: Column, top: int) -> Scaled:
     """Find the scale for quants -top…top-1, weighted by squares: a first guess and 18 slopes around it."""
     size, code = group.size, group.code
-    extreme, most = _extreme(x, size)
+    end, most = extreme(x, size)
     empty = most < EMPTY
     weights, products = group.vectors(size), group.vectors(size)
     for i in range(size):
@@ -205,9 +191,9 @@ def search_scale(group: Group, x: Column, top: int) -> Scaled:
         number = index.narrow("i32") - 9
         number = (number < 0).where(number, number + 1)
         factor = -(number.to_float() * 0.1 + top)
-        return attempt(factor.splat(group.lanes) / extreme, best)
+        return attempt(factor.splat(group.lanes) / end, best)
 
-    slope = -float(top) / extreme
+    slope = -float(top) / end
     sum_lx, sum_l2 = sums(slope)
     scale = sum_l2.differs(0.0).where(sum_lx / sum_l2, 0.0)
     scale, slope, _ = code.loop(18, [scale, slope, scale * sum_lx], step)
@@ -221,10 +207,10 @@ def search_turns(group: Group, x: Column, top: int) -> tuple[Value, Vectors]:
     Up to five rounds; a round that changes nothing would repeat itself, so it needs no mask of its own.
     """
     size, code = group.size, group.code
-    extreme, most = _extreme(x, size)
+    end, most = extreme(x, size)
     empty = most < EMPTY
     weights, products, levels = group.vectors(size), group.vectors(size), group.vectors(size)
-    slope = -float(top) / extreme
+    slope = -float(top) / end
     sums: list[Value] = []
     for i in range(size):
         value = x(i)
