@@ -180,23 +180,21 @@ def search_scale(group: Group, x: Column, top: int) -> Scaled:
             total = [one + more for one, more in zip(total, parts, strict=True)] if total else parts
         return total
 
-    def attempt(slope: Value, best: list[Value]) -> list[Value]:
+    def attempt(index: Value, best: list[Value]) -> list[Value]:
+        # -9…-1, then 1…9: the first guess was 0.
+        number = index.narrow("i32") - 9
+        number = (number < 0).where(number, number + 1)
+        factor = -(number.to_float() * 0.1 + top)
+        slope = factor.splat(group.lanes) / end
         sum_lx, sum_l2 = sums(slope)
         better = (sum_l2 > 0.0) & (sum_lx * sum_lx > best[2] * sum_l2)
         scale = sum_lx / sum_l2
         return [better.where(new, old) for new, old in zip((scale, slope, scale * sum_lx), best, strict=True)]
 
-    def step(index: Value, best: list[Value]) -> list[Value]:
-        # -9…-1, then 1…9: the first guess was 0.
-        number = index.narrow("i32") - 9
-        number = (number < 0).where(number, number + 1)
-        factor = -(number.to_float() * 0.1 + top)
-        return attempt(factor.splat(group.lanes) / end, best)
-
     slope = -float(top) / end
     sum_lx, sum_l2 = sums(slope)
     scale = sum_l2.differs(0.0).where(sum_lx / sum_l2, 0.0)
-    scale, slope, _ = code.loop(18, [scale, slope, scale * sum_lx], step)
+    scale, slope, _ = code.loop(18, [scale, slope, scale * sum_lx], attempt)
     shift = empty.where(code.constant(-top, "float", group.lanes), 0.0)
     return Scaled(empty.where(0.0, scale), empty.where(0.0, slope), shift)
 
