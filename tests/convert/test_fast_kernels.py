@@ -149,7 +149,7 @@ def _tensors(draw: st.DrawFn) -> Floats:
     return values
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(values=_tensors())
 def test_agrees_with_ggml_whatever_the_weights(values: Floats) -> None:
     kernels = load_fast(forced=True)
