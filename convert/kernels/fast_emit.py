@@ -29,7 +29,7 @@ _INTEGER_OPS = {
     "<<": "shl",
     ">>": "lshr",
 }
-_FLOAT_ORDERS = {"<": "olt", "<=": "ole", ">": "ogt", ">=": "oge", "==": "oeq", "!=": "une"}
+_FLOAT_ORDERS = {"<": "olt", "<=": "ole", ">": "ogt", ">=": "oge", "==": "oeq", "!=": "une"}  # codespell:ignore olt
 _INTEGER_ORDERS = {"<": "slt", "<=": "sle", ">": "sgt", ">=": "sge", "==": "eq", "!=": "ne"}
 
 
