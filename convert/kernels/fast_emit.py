@@ -29,7 +29,9 @@ _INTEGER_OPS = {
     "<<": "shl",
     ">>": "lshr",
 }
-_FLOAT_ORDERS = {"<": "olt", "<=": "ole", ">": "ogt", ">=": "oge", "==": "oeq", "!=": "une"}  # codespell:ignore olt
+# Ordered: false for a NaN, but for the last.
+_ORDERS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq"}
+_FLOAT_ORDERS = {symbol: f"o{order}" for symbol, order in _ORDERS.items()} | {"!=": "une"}
 _INTEGER_ORDERS = {"<": "slt", "<=": "sle", ">": "sgt", ">=": "sge", "==": "eq", "!=": "ne"}
 
 
