@@ -30,7 +30,7 @@ TEMPLATE_LIMIT = 1 << 20
 """Characters of template text; the largest public template seen has about 40,000."""
 OUTPUT_LIMIT = 4 << 20
 """Characters of one rendering."""
-CPU_SECONDS = 4
+CPU_SECONDS = 2
 """CPU time for one rendering; a real one takes about a millisecond."""
 WALL_SECONDS = 20.0
 """Time for one rendering on a machine that is busy with other things."""
@@ -86,6 +86,7 @@ class JinjaWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
         self._lock = threading.Lock()
+        self._condemned: dict[str, RenderFailed] = {}
 
     def __enter__(self) -> JinjaWorker:
         return self
@@ -101,7 +102,10 @@ class JinjaWorker:
         return result
 
     def render_all(self, template: str, requests: Sequence[JinjaRequest]) -> list[str | RenderFailed]:
-        """Render many conversations with one template; a failure stands in the place of its text."""
+        """Render many conversations with one template; a failure stands in the place of its text.
+
+        A template whose process had to be ended once is not tried again: it would cost its limit every time.
+        """
         if len(template) > TEMPLATE_LIMIT:
             failed = RenderFailed(
                 f"The chat template has {len(template):,} characters; {TEMPLATE_LIMIT:,} is the limit.",
@@ -111,6 +115,8 @@ class JinjaWorker:
         if not requests:
             return []
         with self._lock:
+            if template in self._condemned:
+                return [self._condemned[template]] * len(requests)
             return self._render_all(template, requests)
 
     def close(self) -> None:
@@ -142,6 +148,7 @@ class JinjaWorker:
                 results.append(_result(reply))
         except RenderFailed as death:
             self.close()
+            self._condemned[template] = death
             results += [death] * (len(requests) - len(results))
         except BaseException:
             self.close()  # a half-read answer must not meet the next request
