@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+
+from tests.checkpoints import copy_sample
 
 __all__ = ["ALPACA", "LLAMA3", "VICUNA", "renamed_turn_end", "variant"]
 
@@ -27,15 +27,7 @@ LLAMA3 = (
 
 def variant(sample: Path, directory: Path, *, template: str | None = None) -> Path:
     """Write the sample to `directory` with another chat template."""
-    directory.mkdir(parents=True)
-    for entry in sample.iterdir():
-        if entry.suffix == ".safetensors":
-            (directory / entry.name).symlink_to(entry)
-        else:
-            (directory / entry.name).write_bytes(entry.read_bytes())
-    if template is not None:
-        (directory / "chat_template.jinja").write_text(template)
-    return directory
+    return copy_sample(sample, directory, chat_template=template)
 
 
 def renamed_turn_end(sample: Path, directory: Path) -> Path:
@@ -43,17 +35,4 @@ def renamed_turn_end(sample: Path, directory: Path) -> Path:
 
     llama.cpp stops on `<|im_end|>` whatever the files say, so the token has to be called otherwise.
     """
-    variant(sample, directory)
-    for path in directory.iterdir():
-        if not path.is_symlink():
-            path.write_text(path.read_text().replace("<|im_end|>", "<|turn_done|>"))
-    for name in ("config.json", "generation_config.json"):
-        _update(directory / name, eos_token_id=0)
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        _update(directory / name, eos_token="<|endoftext|>")
-    return directory
-
-
-def _update(path: Path, **values: Any) -> None:
-    if path.exists():
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return copy_sample(sample, directory, rename={"<|im_end|>": "<|turn_done|>"}, eos="<|endoftext|>")
