@@ -7,6 +7,7 @@ checkpoints: whoever loads a file says what the tokens are called.
 from __future__ import annotations
 
 import difflib
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from chat_templates.template import ChatTemplate, Markup, Thinking
 from errors import TemplateError, UsageError
 
-__all__ = ["FormFile", "Tokens", "families", "parse_form", "read_family", "read_form"]
+__all__ = ["FormFile", "Tokens", "families", "family_aliases", "parse_form", "read_family", "read_form"]
 
 Tokens = tuple[str | None, str | None]
 """A tokenizer's BOS and EOS; None for one that it does not have."""
@@ -24,7 +25,7 @@ Tokens = tuple[str | None, str | None]
 _FAMILIES = Path(__file__).parent.parent / "families"
 _MARKUP = {"prefix", "suffix"}
 _KEYS: Mapping[str, set[str]] = {
-    "": {"name", "description", "bos", "generation_prompt", "separator", "stop", "trim"}
+    "": {"name", "description", "aliases", "bos", "generation_prompt", "separator", "stop", "trim"}
     | {"user", "assistant", "system", "tool", "thinking", "tokens"},
     "user": _MARKUP,
     "assistant": _MARKUP,
@@ -34,6 +35,7 @@ _KEYS: Mapping[str, set[str]] = {
     "tokens": {"bos", "eos"},
 }
 _CHOICES = {"placement": ("own_turn", "first_user"), "empty": ("block", "absent")}
+_LISTS = ("aliases", "stop", "trim")
 _ROLES = ("system", "user", "assistant", "tool")
 _SCHEMA = "docs/template-toml.md describes the file on one page."
 
@@ -53,10 +55,23 @@ def families() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FAMILIES.glob("*.toml")))
 
 
+@functools.cache
+def family_aliases() -> Mapping[str, str]:
+    """Return the other names of the bundled families: alias -> family."""
+    found: dict[str, str] = {}
+    for name in families():
+        data = tomllib.loads((_FAMILIES / f"{name}.toml").read_text(encoding="utf-8"))
+        found |= dict.fromkeys(data.get("aliases", ()), name)
+    return found
+
+
 def read_family(name: str, tokens: Tokens | None = None) -> FormFile:
-    """Return the bundled family `name`. Raises `UsageError` with the nearest names."""
+    """Return the bundled family `name`, or the one with that alias. Raises `UsageError` with the nearest
+    names.
+    """
+    name = name if name in families() else family_aliases().get(name, name)
     if name not in families():
-        near = difflib.get_close_matches(name.lower(), families(), n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), (*families(), *family_aliases()), n=1, cutoff=0.4)
         meant = f"Did you mean family:{near[0]}? " if near else ""
         raise UsageError(
             f"There is no chat template family {name!r}.",
@@ -140,7 +155,7 @@ class _Reader:
     def _check_type(self, at: str, table: str, key: str, value: object) -> None:
         if not table and key in _KEYS:
             return  # a table, checked by itself
-        wanted: type = list if key in ("stop", "trim") else bool if key.startswith("strip_") else str
+        wanted: type = list if key in _LISTS else bool if key.startswith("strip_") else str
         if not isinstance(value, wanted) or (
             isinstance(value, list) and not all(isinstance(item, str) for item in value)
         ):

@@ -11,20 +11,59 @@ import pytest
 from chat_templates import JinjaRequest, families, load_source
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import RenderFailed, shared_worker
-from chat_templates.sources.toml_form import parse_form, read_family, read_form
+from chat_templates.sources.toml_form import family_aliases, parse_form, read_family, read_form
 from errors import TemplateError, UsageError
 from tests.chat_templates.corpus import original
 
 ORIGINALS = {
-    "smollm2": "HuggingFaceTB-SmolLM2-135M-Instruct",
-    "qwen2.5": "Qwen-Qwen2.5-7B-Instruct",
+    "chatglm3": "zai-org-chatglm3-6b",
+    "command-r": "trl-internal-testing-tiny-CohereForCausalLM",
+    "deepseek-r1-distill-llama": "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-r1-distill-qwen": "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B@56a144",
+    "deepseek-v2": "deepseek-ai-DeepSeek-V2-Lite-Chat",
+    "deepseek-v2-0628": "deepseek-ai-DeepSeek-V2-Chat-0628",
+    "deepseek-v2.5": "deepseek-ai-DeepSeek-V2.5",
+    "deepseek-v3": "yujiepan-deepseek-v3-tiny-random",
+    "gemma2": "google-gemma-2-2b-it",
+    "gemma3": "unsloth-gemma-3-270m-it",
+    "glm4": "zai-org-glm-4-9b-chat",
+    "glm4-0414": "zai-org-GLM-4-9B-0414",
+    "internlm2.5": "internlm-internlm2_5-7b-chat",
+    "llama2": "codellama-CodeLlama-7b-Instruct-hf",
     "llama3": "NousResearch-Meta-Llama-3-8B-Instruct",
-    "internlm2": "internlm-internlm2_5-7b-chat",
-    "deepseek-r1-distill": "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B@56a144",
+    "llama3.1": "meta-llama-Llama-3.1-8B-Instruct",
+    "minicpm": "openbmb-MiniCPM-MoE-8x2B",
+    "minicpm3": "openbmb-MiniCPM3-4B",
     "mistral": "mistralai-Mistral-7B-Instruct-v0.2",
-    "gemma": "google-gemma-2-2b-it",
     "phi3": "microsoft-Phi-3-mini-4k-instruct",
+    "phi3.5": "microsoft-Phi-3.5-mini-instruct",
+    "phi4": "microsoft-phi-4",
+    "qwen1.5": "Qwen-Qwen2-0.5B",
+    "qwen2": "Qwen-Qwen2-1.5B-Instruct",
+    "qwen2.5": "Qwen-Qwen2.5-7B-Instruct",
+    "qwen3": "Qwen-Qwen3-0.6B",
+    "qwen3-instruct": "Qwen-Qwen3-4B-Instruct-2507",
+    "qwen3-nothink": "Qwen-Qwen3-0.6B",
+    "qwen3-thinking": "Qwen-Qwen3-4B-Thinking-2507",
+    "smollm2": "HuggingFaceTB-SmolLM2-135M-Instruct",
+    "yi1.5": "01-ai-Yi-1.5-9B-Chat",
+    "zephyr": "openbmb-OmniLMM-12B",
 }
+"""The template that each family is read off. Qwen2-0.5B still carries the text of Qwen1.5, OmniLMM that of
+Zephyr, and the tiny Cohere model that of Command R."""
+NO_TURN_END = ("baichuan", "baichuan2", "chatglm3", "glm4", "glm4-0414", "minicpm")
+"""History has nothing behind an answer; the model writes EOS or begins the next turn."""
+VARIABLES = {"qwen3-nothink": {"enable_thinking": False}}
+BEYOND_THE_FORM = {
+    "glm4": ("an empty question", "an empty answer"),
+    "llama2": (
+        "blanks around every text",
+        "line feeds around every text",
+        "Chinese with ideographic spaces",
+    ),
+}
+"""Cases in which an original does what the form cannot say: GLM-4 leaves out a message without text, Llama 2
+trims the first question together with the system message in front of it."""
 TALK = (
     {"role": "user", "content": "A"},
     {"role": "assistant", "content": "B"},
@@ -38,12 +77,21 @@ def test_a_family_renders_as_its_original(family: str, name: str, class_name: st
     source = load_source(f"family:{family}", None)
     compared = 0
     for case in cases_of(class_name):
-        request = JinjaRequest(case.messages, bos_token=source.bos_token, eos_token=source.eos_token)
+        request = JinjaRequest(
+            case.messages,
+            bos_token=source.bos_token,
+            eos_token=source.eos_token,
+            variables=VARIABLES.get(family, {}),
+        )
         said = shared_worker().render_all(original(name), [request])[0]
         if isinstance(said, RenderFailed):
             with pytest.raises(TemplateError):
                 source.render(case.messages)
-        elif "reasoning_content" not in str(case.messages):
+        elif "reasoning_content" in str(case.messages):
+            continue
+        elif case.name in BEYOND_THE_FORM.get(family, ()):
+            assert source.render(case.messages) != said, "the form can say it by now"
+        else:
             assert source.render(case.messages) == said, case.name
             compared += 1
     assert compared
@@ -69,9 +117,30 @@ def test_a_family_renders_as_its_original(family: str, name: str, class_name: st
             "helpful, detailed, and polite answers to the user's questions. USER: A ASSISTANT: B</s>"
             "USER: C ASSISTANT:",
         ),
+        (
+            "yi",
+            "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
+            "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        # Baichuan's generation_utils.py joins the token ids of the two roles with the texts, and nothing else
+        ("baichuan", "<reserved_102>A<reserved_103>B<reserved_102>C<reserved_103>"),
+        ("baichuan2", "<reserved_106>A<reserved_107>B<reserved_106>C<reserved_107>"),
+        # XTuner's internlm_chat with EOS behind <eoa> replaced by it (SUFFIX_AS_EOS)
+        ("internlm", "<s><|User|>:A<eoh>\n<|Bot|>:B<eoa>\n<|User|>:C<eoh>\n<|Bot|>:"),
+        (
+            "internlm3",
+            "<s><|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
+            "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        ("mixtral", "<s> [INST] A [/INST] B</s> [INST] C [/INST]"),
+        ("mistral-v1", "<s> [INST] A [/INST] B</s> [INST] C [/INST]"),
+        (
+            "deepseek-r1",
+            "<｜begin▁of▁sentence｜><｜User｜>A<｜Assistant｜>B<｜end▁of▁sentence｜><｜User｜>C<｜Assistant｜><think>\n",
+        ),
     ],
 )
-def test_the_families_without_an_original(family: str, prompt: str) -> None:
+def test_a_family_against_prompts_written_by_hand(family: str, prompt: str) -> None:
     assert load_source(f"family:{family}", None).render(TALK) == prompt
 
 
@@ -80,7 +149,8 @@ def test_every_family_names_its_stop_and_itself(name: str) -> None:
     source = load_source(f"family:{name}", None)
     assert source.form is not None
     assert source.form.stop
-    assert source.form.assistant.suffix.startswith(source.form.stop[0])
+    suffix = source.form.assistant.suffix.lstrip()
+    assert suffix.startswith(source.form.stop[0]) or name in NO_TURN_END
     assert name in source.description
 
 
@@ -93,6 +163,24 @@ def test_an_unknown_family_suggests_the_nearest() -> None:
 def test_other_specs_are_usage_errors(spec: str) -> None:
     with pytest.raises(UsageError, match="alpaca"):
         load_source(spec, None)
+
+
+def test_an_alias_is_its_family_and_no_familys_name() -> None:
+    for alias, name in family_aliases().items():
+        assert alias not in families()
+        assert read_family(alias) == read_family(name)
+
+
+def test_internlm_is_what_xtuner_trains() -> None:
+    trained = load_source("xtuner:internlm_chat", None)
+    assert trained.form is not None
+    form = load_source("family:internlm", None).form
+    assert form is not None
+    assert (form.user, form.assistant, form.system) == (
+        trained.form.user,
+        trained.form.assistant,
+        trained.form.system,
+    )
 
 
 def test_the_checkpoint_source_needs_a_checkpoint() -> None:
