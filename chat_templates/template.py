@@ -59,17 +59,22 @@ class ChatTemplate:
     """Around a tool's result. None: the form does not cover tools."""
     bos: str = ""
     """Text that begins every prompt, the BOS token's included, whoever writes it."""
-    system_placement: Literal["own_turn", "first_user"] = "own_turn"
+    system_placement: Literal["own_turn", "first_user", "last_user"] = "own_turn"
+    """In a turn of its own, inside the first user message, or inside the last message if that is a user's."""
     default_system: str | None = None
     """The system message used when the conversation has none."""
     no_system: str = ""
     """Text in the place of the system block when there is neither a system message nor a default."""
     empty_system: Literal["block", "absent"] = "block"
     """Whether an empty system message is written as an empty block or treated like a missing one."""
+    empty_text: str | None = None
+    """Instead of an empty block: the text for an empty system message."""
     separator: str = ""
     """Text between an assistant's turn and the next turn; not part of what the model generates."""
     trimmed: frozenset[str] = frozenset()
     """Roles whose contents lose leading and trailing white space."""
+    dropped: frozenset[str] = frozenset()
+    """Roles whose contents are not written at all; what stands around them is."""
     thinking: Thinking | None = None
     stop: tuple[str, ...] = field(default=())
     """Texts that end the assistant's turn, most important first."""
@@ -86,9 +91,8 @@ class ChatTemplate:
         `continue_final_message` leaves the last (assistant) message open for the model to go on with.
         Raises `TemplateError` for a message the form cannot express.
         """
-        system, turns = self._split(messages)
+        block, turns = self._split(messages)
         out = [self.bos]
-        block = self._system_block(system)
         if self.system_placement == "own_turn":
             out.append(block)
             block = ""
@@ -96,15 +100,16 @@ class ChatTemplate:
         for index, message in enumerate(turns):
             role, content = message["role"], self._content(message, past=index < last)
             if role == "user":
-                out.append(self.user.around(block + content))
-                block = ""
+                here = self.system_placement != "last_user" or index == last
+                out.append(self.user.around((block if here else "") + self._shown(role, content)))
+                block = "" if here else block
             elif role == "assistant":
                 open_end = continue_final_message and index == last
-                out.append(self._answer_prefix(content) + content)
+                out.append(self._answer_prefix(content) + self._shown(role, content))
                 out.append("" if open_end else self.assistant.suffix)
                 out.append(self.separator if index < last else "")
             elif role == "tool" and self.tool is not None:
-                out.append(self.tool.around(content))
+                out.append(self.tool.around(self._shown(role, content)))
             else:
                 raise TemplateError(
                     f"The chat template {self.name!r} has no place for a {role!r} message here."
@@ -113,20 +118,28 @@ class ChatTemplate:
             out.append(self.generation_prompt)
         return "".join(out)
 
-    def _split(self, messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
-        if messages and messages[0]["role"] == "system":
-            if self.system is None:
-                raise TemplateError(f"The chat template {self.name!r} does not accept a system message.")
-            system: str = self._content(messages[0], past=False)
-            if system or self.empty_system == "block":
-                return system, messages[1:]
-            return self.default_system, messages[1:]
-        return self.default_system, messages
+    def _split(self, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+        """Return the system block and the other messages."""
+        if not messages or messages[0]["role"] != "system":
+            return self.missing_system, messages
+        if self.system is None:
+            raise TemplateError(f"The chat template {self.name!r} does not accept a system message.")
+        content = self._content(messages[0], past=False)
+        if not content and self.empty_system == "absent":
+            return self.missing_system, messages[1:]
+        if not content and self.empty_text is not None:
+            return self.empty_text, messages[1:]
+        return self.system.around(self._shown("system", content)), messages[1:]
 
-    def _system_block(self, system: str | None) -> str:
-        if system is None or self.system is None:
+    @property
+    def missing_system(self) -> str:
+        """The text in the place of the system block when the conversation has no system message."""
+        if self.system is None or self.default_system is None:
             return self.no_system
-        return self.system.around(system)
+        return self.system.around(self.default_system)
+
+    def _shown(self, role: str, content: str) -> str:
+        return "" if role in self.dropped else content
 
     def _answer_prefix(self, content: str) -> str:
         thinking = self.thinking

@@ -100,16 +100,16 @@ def _lines(form: ChatTemplate) -> Iterator[str]:
 
 def _system(form: ChatTemplate, markup: Markup) -> Iterator[str]:
     """Set `block` to the text of the system block and `turns` to the other messages."""
-    missing = _literal(form.no_system)
-    if form.default_system is not None:
-        missing = _literal(markup.around(form.default_system))
+    missing = _literal(form.missing_system)
     yield "{%- if messages and messages[0]['role'] == 'system' %}"
     yield "    {%- set system = messages[0]['content'] if messages[0]['content'] else '' %}"
     if "system" in form.trimmed:
         yield "    {%- set system = system | trim %}"
-    block = _joined(markup.prefix, "system", markup.suffix)
+    block = _joined(markup.prefix, "''" if "system" in form.dropped else "system", markup.suffix)
     if form.empty_system == "absent":
         block = f"({block}) if system else {missing}"
+    elif form.empty_text is not None:
+        block = f"({block}) if system else {_literal(form.empty_text)}"
     yield f"    {{%- set block = {block} %}}"
     yield "    {%- set turns = messages[1:] %}"
     yield "{%- else %}"
@@ -120,7 +120,7 @@ def _system(form: ChatTemplate, markup: Markup) -> Iterator[str]:
 
 
 def _block_or_text(form: ChatTemplate, block: str) -> Iterator[str]:
-    if form.system_placement == "first_user":
+    if form.system_placement != "own_turn":
         yield f"{{%- set pending = namespace(block={block}) %}}"
     elif block != "''":
         yield f"{{{{- {block} }}}}"
@@ -139,7 +139,11 @@ def _thoughts(form: ChatTemplate) -> Iterator[str]:
 
 def _roles(form: ChatTemplate) -> Iterator[str]:
     first_user = form.system_placement == "first_user"
-    user = ("pending.block + " if first_user else "") + _content(form, "user")
+    last_user = form.system_placement == "last_user"
+    block = (
+        "(pending.block if loop.last else '') + " if last_user else "pending.block + " if first_user else ""
+    )
+    user = block + _content(form, "user")
     yield "    {%- if message['role'] == 'user' %}"
     yield f"        {{{{- {_joined(form.user.prefix, user, form.user.suffix)} }}}}"
     if first_user:
@@ -165,13 +169,17 @@ def _answer_prefix(form: ChatTemplate) -> str:
     """Return the text before an answer as the first operand of a sum, "" if there is none."""
     plain, thinking = _literal(form.assistant.prefix), form.thinking
     if thinking and thinking.prefix is not None:
-        content = _content(form, "assistant")
+        content = _trimmed(form, "assistant")
         marked = f"{_literal(thinking.open)} in {content} or {_literal(thinking.close)} in {content}"
         return f"({_literal(thinking.prefix)} if {marked} else {plain}) + "
     return f"{plain} + " if form.assistant.prefix else ""
 
 
 def _content(form: ChatTemplate, role: str) -> str:
+    return "''" if role in form.dropped else _trimmed(form, role)
+
+
+def _trimmed(form: ChatTemplate, role: str) -> str:
     return "(content | trim)" if role in form.trimmed else "content"
 
 

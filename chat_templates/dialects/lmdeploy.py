@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from chat_templates.dialects.base import DialectFacts, DialectRefused
@@ -105,7 +105,11 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         )
     if form.system_placement == "first_user":
         found["repeated"] = "the text before a user message can only be written behind an assistant's answer"
-    if form.generation_prompt != form.assistant.prefix:
+    if form.system_placement == "last_user":
+        found["chat"] = "the system message stands in the last user's turn, LMDeploy writes it in front"
+    elif form.dropped:
+        found["chat"] = f"this template drops the text of {_roles(form.dropped)} messages, LMDeploy writes it"
+    elif form.generation_prompt != form.assistant.prefix:
         found["chat"] = "past answers and the new one begin with different texts, LMDeploy has one for both"
     elif _default_system(form) is None:
         found["chat"] = (
@@ -123,6 +127,10 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
 
 def _begins_with_bos(form: ChatTemplate, facts: DialectFacts) -> bool:
     return bool(facts.bos_token) and form.bos.startswith(facts.bos_token or "")
+
+
+def _roles(roles: Iterable[str]) -> str:
+    return " and ".join(sorted(roles))
 
 
 def _default_system(form: ChatTemplate) -> str | None:

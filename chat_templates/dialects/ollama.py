@@ -89,7 +89,7 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         found["tools"] = "the form of the template has no place for tools"
     else:
         found["tools"] = "the form has a place for a tool's result, but none for definitions and calls"
-    if "system" in form.trimmed and form.empty_system == "absent":
+    if "system" in form.trimmed and (form.empty_system == "absent" or form.empty_text is not None):
         found["unicode"] = "a system message of nothing but white space is written as an empty block"
     if facts and facts.adds_bos and not _begins_with_bos(form, facts):
         token = facts.bos_token or "a BOS token"
@@ -143,13 +143,6 @@ def _fail(reason: str) -> str:
     return "{{ template " + quote(reason) + " . }}"
 
 
-def _missing_system(form: ChatTemplate) -> str:
-    """Return the text in the place of the system block when the conversation has no system message."""
-    if form.system is None or form.default_system is None:
-        return form.no_system
-    return form.system.around(form.default_system)
-
-
 def _given(form: ChatTemplate, message: str = "") -> str:
     """Return the condition that `message`, the first one, is a system message that counts."""
     condition = f'eq {message}.Role "system"'
@@ -158,7 +151,7 @@ def _given(form: ChatTemplate, message: str = "") -> str:
 
 def _first(form: ChatTemplate, bos: str) -> str:
     """Return what stands in front of the first message."""
-    missing = _literal(_missing_system(form)) if form.system_placement == "own_turn" else ""
+    missing = _literal(form.missing_system) if form.system_placement == "own_turn" else ""
     if missing and form.system is not None:
         missing = f"{{{{ if not ({_given(form)}) }}}}{missing}{{{{ end }}}}"
     return f"{{{{ if eq $index 0 }}}}{_literal(bos)}{missing}{{{{ end }}}}" if bos or missing else ""
@@ -171,7 +164,7 @@ def _system_lines(form: ChatTemplate) -> list[str]:
     late = _fail("this chat template takes a system message only as the first message")
     block = ""
     if form.system_placement == "own_turn":
-        block = _around(form.system, _content(form, "system"))
+        block = _given_block(form, form.system)
         if form.empty_system == "absent":
             block = f"{{{{ if .Content }}}}{block}{{{{ end }}}}"
     return [
@@ -180,18 +173,28 @@ def _system_lines(form: ChatTemplate) -> list[str]:
     ]
 
 
+def _given_block(form: ChatTemplate, markup: Markup, message: str = "") -> str:
+    """Return the block of `message`, which is a system message that counts."""
+    block = _around(markup, _content(form, "system", f"{message}.Content"))
+    if form.empty_text is None or form.empty_system == "absent":
+        return block
+    return f"{{{{ if {message}.Content }}}}{block}{{{{ else }}}}{_literal(form.empty_text)}{{{{ end }}}}"
+
+
 def _user(form: ChatTemplate) -> str:
-    block = _system_in_user(form) if form.system_placement == "first_user" else ""
-    if block:
+    block = _system_in_user(form) if form.system_placement != "own_turn" else ""
+    if block and form.system_placement == "last_user":
+        block = f"{{{{ if $last }}}}{block}{{{{ end }}}}"
+    elif block:
         block = f"{{{{ if not $asked }}}}{{{{ $asked = true }}}}{block}{{{{ end }}}}"
     return _around(form.user, block + _content(form, "user"))
 
 
 def _system_in_user(form: ChatTemplate) -> str:
-    missing = _literal(_missing_system(form))
+    missing = _literal(form.missing_system)
     if form.system is None:
         return missing
-    given = _around(form.system, _content(form, "system", "$first.Content"))
+    given = _given_block(form, form.system, "$first")
     otherwise = f"{{{{ else }}}}{missing}" if missing else ""
     condition = _given(form, "$first")
     return f"{{{{ $first := index $.Messages 0 }}}}{{{{ if {condition} }}}}{given}{otherwise}{{{{ end }}}}"
@@ -201,7 +204,7 @@ def _assistant(form: ChatTemplate) -> str:
     closing = _literal(form.assistant.suffix + form.separator)
     end = f"{{{{ if not $last }}}}{closing}{{{{ end }}}}" if closing else ""
     content = _content(form, "assistant")
-    if form.thinking and form.thinking.strip_history:
+    if form.thinking and form.thinking.strip_history and content:
         content = (
             f'{{{{ if $last }}}}{content}{{{{ else }}}}{{{{ template "answer" .Content }}}}{{{{ end }}}}'
         )
@@ -209,6 +212,8 @@ def _assistant(form: ChatTemplate) -> str:
 
 
 def _content(form: ChatTemplate, role: str, value: str = ".Content") -> str:
+    if role in form.dropped:
+        return ""
     return f'{{{{ template "trimmed" {value} }}}}' if role in form.trimmed else f"{{{{ {value} }}}}"
 
 

@@ -87,6 +87,21 @@ class _Parts:
     rest: str
     """Between an assistant's suffix and the next question: separator and user prefix."""
     generation_prompt: str
+    last: str = ""
+    """In front of the last question only."""
+
+
+@dataclass(frozen=True)
+class _System:
+    """The texts around a system message."""
+
+    before: str
+    after: str
+    """Up to the question that it stands in front of."""
+    dropped: bool = False
+    """Its content is not written."""
+    last: bool = False
+    """It stands in the last user's turn."""
 
 
 class _Prober:
@@ -100,12 +115,18 @@ class _Prober:
         if depends_on_date(self._jinja, self._request, worker=self._worker):
             raise NoForm("today's date is part of its prompt")
         parts = self._parts()
-        system = self._system_pieces()
+        system = self._system_pieces(parts)
         chats, odd = self._truths("chat"), self._truths("repeated")
-        candidates = [(form, _first_difference(form, chats)) for form in self._candidates(parts, system)]
-        exact = [form for form, difference in candidates if difference is None]
+        complaints: list[str] = []
+        exact: list[ChatTemplate] = []
+        for bos in dict.fromkeys((self._bos_of(parts), "")):
+            for form in self._candidates(parts, system, bos):
+                difference = _first_difference(form, chats)
+                exact += [form] if difference is None else []
+                complaints += [difference] if difference else []
+            if exact:
+                break
         if not exact:
-            complaints = [difference for _, difference in candidates if difference]
             raise NoForm(complaints[0] if complaints else "no split into prefixes and suffixes was found")
         # Plain chats leave open where a turn ends and the next begins; conversations out of order tell.
         return self._refined(max(exact, key=lambda form: sum(_agrees(form, truth) for truth in odd)))
@@ -125,7 +146,7 @@ class _Prober:
         if talk is None:
             raise NoForm("it refuses a conversation of several turns")
         head, mid, after, mid2, after2, tail = cut(talk, _TALK)
-        if (mid, after) != (mid2, after2):
+        if mid != mid2 or not after2.startswith(after):
             raise NoForm("it writes later turns differently from the first")
         closed = self._maybe([_user(1)], prompt=False)
         open_end = cut(closed, [_user(1)])[-1] if closed is not None else ""
@@ -140,36 +161,54 @@ class _Prober:
             assistant_suffix=assistant_suffix,
             rest=after[len(assistant_suffix) :],
             generation_prompt=tail[len(user_suffix) :],
+            last=after2[len(after) :],
         )
 
-    def _system_pieces(self) -> tuple[str, str] | None:
-        """Return the texts before and after a system message, up to the question; None if it is refused."""
-        talk = (_SYSTEM, *_TALK)
-        text = self._maybe(talk)
+    def _system_pieces(self, parts: _Parts) -> _System | None:
+        """Return the texts around a system message; None if it is refused."""
+        text = self._maybe((_SYSTEM, *_TALK))
         if text is None:
             return None
         if _SYSTEM["content"] not in text:
-            raise NoForm("it drops the system message without a word")
-        pieces = cut(text, talk, complaint="it does not write the system message before the first question")
-        return pieces[0], pieces[1]
+            head = cut(text, _TALK, complaint="it drops the system message without a word")[0]
+            bos = self._bos_of(parts)
+            if not head.startswith(bos):
+                raise NoForm("it drops the system message, and BOS with it")
+            return _System(bos, head[len(bos) :], dropped=True)
+        if text.index(_SYSTEM["content"]) < text.index(_TALK[0]["content"]):
+            before, after = cut(text, (_SYSTEM, *_TALK))[:2]
+            return _System(before, after)
+        moved = cut(
+            text,
+            (*_TALK[:-1], _SYSTEM, _TALK[-1]),
+            complaint="it does not write the system message before the first question",
+        )
+        if not moved[4].startswith(parts.assistant_suffix + parts.rest):
+            raise NoForm("it writes the system message neither in front nor in a user's turn")
+        return _System(moved[4][len(parts.assistant_suffix + parts.rest) :], moved[5], last=True)
 
-    def _candidates(self, parts: _Parts, system: tuple[str, str] | None) -> Iterator[ChatTemplate]:
-        """Yield the forms that the differences allow, the likelier ones first."""
+    def _bos_of(self, parts: _Parts) -> str:
         bos = self._bos or ""
         if not parts.head.startswith(bos) or bos in parts.generation_prompt:
-            bos = ""  # absent, or a token that begins every turn, as SmolLM2's <|im_start|> does
+            return ""  # absent, or a token that begins every turn, as SmolLM2's <|im_start|> does
+        return bos
+
+    def _candidates(self, parts: _Parts, system: _System | None, bos: str) -> Iterator[ChatTemplate]:
+        """Yield the forms that the differences allow, the likelier ones first."""
         head = parts.head[len(bos) :]
         shared, *nothing = prefixes(head, parts.rest)
         for user_prefix in (shared, None, *nothing):
             if user_prefix is None:
-                yield from self._first_user(parts, bos, *system) if system else ()
+                yield from self._first_user(parts, bos, system) if system else ()
                 continue
             plain = self._plain(parts, bos, user_prefix)
             before = head[: len(head) - len(user_prefix)]
-            if system is None:
+            if parts.last or (system and system.last):
+                yield from self._last_user(replace(plain, bos=bos + before), parts, system)
+            elif system is None:
                 yield replace(plain, no_system=before)
             else:
-                yield from self._own_turn(plain, before, *system)
+                yield from self._own_turn(plain, before, system)
 
     def _plain(self, parts: _Parts, bos: str, user_prefix: str) -> ChatTemplate:
         return ChatTemplate(
@@ -181,22 +220,34 @@ class _Prober:
             separator=parts.rest[: len(parts.rest) - len(user_prefix)],
         )
 
-    def _own_turn(self, plain: ChatTemplate, before: str, pre: str, post: str) -> Iterator[ChatTemplate]:
+    def _own_turn(self, plain: ChatTemplate, before: str, system: _System) -> Iterator[ChatTemplate]:
+        pre, post = system.before, system.after
         if not (pre.startswith(plain.bos) and post.endswith(plain.user.prefix)):
             return
         markup = Markup(pre[len(plain.bos) :], post[: len(post) - len(plain.user.prefix)])
-        yield self._with_default(replace(plain, system=markup), before)
+        dropped = frozenset({"system"}) if system.dropped else frozenset()
+        yield self._with_default(replace(plain, system=markup, dropped=dropped), before)
 
-    def _first_user(self, parts: _Parts, bos: str, pre: str, post: str) -> Iterator[ChatTemplate]:
+    def _first_user(self, parts: _Parts, bos: str, system: _System) -> Iterator[ChatTemplate]:
         """Yield the form whose system block stands between the user's prefix and the question."""
-        head, pre = parts.head[len(bos) :], pre[len(bos) :]
+        head, pre = parts.head[len(bos) :], system.before[len(bos) :]
         user_prefix = common_prefix(pre, head)
         while not parts.rest.endswith(user_prefix):
             user_prefix = user_prefix[:-1]
-        if user_prefix:
-            block = Markup(pre[len(user_prefix) :], post)
+        if user_prefix and not system.dropped and not system.last:
+            block = Markup(pre[len(user_prefix) :], system.after)
             plain = replace(self._plain(parts, bos, user_prefix), system=block, system_placement="first_user")
             yield self._with_default(plain, head[len(user_prefix) :])
+
+    def _last_user(
+        self, plain: ChatTemplate, parts: _Parts, system: _System | None
+    ) -> Iterator[ChatTemplate]:
+        """Yield the form whose system block stands in front of the last question."""
+        plain = replace(plain, system_placement="last_user", no_system=parts.last)
+        if system is None:
+            yield plain
+        elif system.last:
+            yield self._with_default(replace(plain, system=Markup(system.before, system.after)), parts.last)
 
     def _with_default(self, form: ChatTemplate, before: str) -> ChatTemplate:
         """Read the text that stands where the system block would as a default system message, or as such."""
@@ -208,9 +259,17 @@ class _Prober:
             form = replace(form, default_system=before[len(markup.prefix) : len(markup.prefix) + inner])
         else:
             form = replace(form, no_system=before)
-        empty = self._maybe([{"role": "system", "content": ""}, _user(1)])
+        talk = [{"role": "system", "content": ""}, _user(1)]
+        empty = self._maybe(talk)
         if empty is not None and empty == self._maybe([_user(1)]):
-            form = replace(form, empty_system="absent")
+            return replace(form, empty_system="absent")
+        if empty is None or empty == form.render(talk):
+            return form
+        lead = form.bos + (form.user.prefix if form.system_placement != "own_turn" else "")
+        tail = "" if form.system_placement != "own_turn" else form.user.prefix
+        text = empty.partition(_user(1)["content"])[0]
+        if text.startswith(lead) and text.endswith(tail) and len(text) >= len(lead) + len(tail):
+            form = replace(form, empty_text=text[len(lead) : len(text) - len(tail)])
         return form
 
     def _truths(self, class_name: str) -> list[_Truth]:

@@ -25,17 +25,17 @@ Tokens = tuple[str | None, str | None]
 _FAMILIES = Path(__file__).parent.parent / "families"
 _MARKUP = {"prefix", "suffix"}
 _KEYS: Mapping[str, set[str]] = {
-    "": {"name", "description", "aliases", "bos", "generation_prompt", "separator", "stop", "trim"}
+    "": {"name", "description", "aliases", "bos", "generation_prompt", "separator", "stop", "trim", "drop"}
     | {"user", "assistant", "system", "tool", "thinking", "tokens"},
     "user": _MARKUP,
     "assistant": _MARKUP,
     "tool": _MARKUP,
-    "system": _MARKUP | {"placement", "default", "missing", "empty"},
+    "system": _MARKUP | {"placement", "default", "missing", "empty", "empty_text"},
     "thinking": {"open", "close", "strip_history", "strip_after"},
     "tokens": {"bos", "eos"},
 }
-_CHOICES = {"placement": ("own_turn", "first_user"), "empty": ("block", "absent")}
-_LISTS = ("aliases", "stop", "trim")
+_CHOICES = {"placement": ("own_turn", "first_user", "last_user"), "empty": ("block", "absent")}
+_LISTS = ("aliases", "stop", "trim", "drop")
 _ROLES = ("system", "user", "assistant", "tool")
 _SCHEMA = "docs/template-toml.md describes the file on one page."
 
@@ -118,8 +118,10 @@ def parse_form(data: Mapping[str, Any], where: str, *, name: str, tokens: Tokens
         default_system=reader.optional(system, "default"),
         no_system=reader.text(system or {}, "missing", ""),
         empty_system=(system or {}).get("empty", "block"),
+        empty_text=reader.optional(system, "empty_text"),
         separator=reader.text(data, "separator", ""),
         trimmed=frozenset(reader.texts(data, "trim", _ROLES)),
+        dropped=frozenset(reader.texts(data, "drop", _ROLES)),
         thinking=None if thinking is None else Thinking(**thinking),
         stop=reader.texts(data, "stop"),
     )

@@ -25,12 +25,14 @@ def forms() -> st.SearchStrategy[ChatTemplate]:
         system=st.none() | _markups,
         tool=st.none() | _markups,
         bos=_texts,
-        system_placement=st.sampled_from(("own_turn", "first_user")),
+        system_placement=st.sampled_from(("own_turn", "first_user", "last_user")),
         default_system=st.none() | _texts,
         no_system=_texts,
         empty_system=st.sampled_from(("block", "absent")),
+        empty_text=st.none() | _texts,
         separator=_texts,
         trimmed=st.frozensets(st.sampled_from(("system", "user", "assistant", "tool"))),
+        dropped=st.sampled_from([frozenset(), frozenset({"system"}), frozenset({"user", "assistant"})]),
         thinking=st.none() | st.builds(Thinking, strip_history=st.booleans(), strip_after=st.booleans()),
     )
 

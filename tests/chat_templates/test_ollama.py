@@ -110,6 +110,14 @@ VARIANTS = {
         trimmed=frozenset({"system", "user"}),
     ),
     "text in the first user turn": form(system=None, system_placement="first_user", no_system="[first] "),
+    "system in the last user turn": form(
+        system=Markup("[", "]\n\n"), system_placement="last_user", default_system="D", bos="<s>"
+    ),
+    "system in the last user turn, empty": form(
+        system=Markup("[", "]"), system_placement="last_user", no_system="none", empty_text="empty"
+    ),
+    "system dropped": form(system=Markup("given ", ""), dropped=frozenset({"system"}), empty_text="e"),
+    "answers dropped": form(dropped=frozenset({"assistant"}), thinking=Thinking()),
     "trimmed": form(trimmed=frozenset({"system", "user", "assistant"})),
     "thinking": form(thinking=Thinking(), generation_prompt="<|im_start|>assistant\n<think>\n"),
     "thinking, spaces stay": form(thinking=Thinking(strip_after=False), trimmed=frozenset({"assistant"})),
@@ -151,10 +159,12 @@ forms = st.builds(
     generation_prompt=texts,
     system=st.none() | markups,
     bos=st.sampled_from(["", "<s>", "<s>\n"]),
-    system_placement=st.sampled_from(["own_turn", "first_user"]),
+    system_placement=st.sampled_from(["own_turn", "first_user", "last_user"]),
     default_system=st.none() | texts,
     no_system=texts,
     empty_system=st.sampled_from(["block", "absent"]),
+    empty_text=st.none() | texts,
+    dropped=st.sampled_from([frozenset(), frozenset({"system"}), frozenset({"user", "assistant"})]),
     separator=texts,
     trimmed=st.sampled_from([frozenset(), frozenset({"user"}), frozenset({"user", "assistant"})]),
     thinking=st.none() | st.builds(Thinking, strip_history=st.booleans(), strip_after=st.booleans()),

@@ -12,7 +12,7 @@ from chat_templates.dialects.jinja import write_jinja
 from chat_templates.jinja_engine import JinjaRequest, shared_worker
 from chat_templates.sources.probe import depends_on_date, probe
 from chat_templates.sources.toml_form import families, read_family
-from chat_templates.template import ChatTemplate, Thinking
+from chat_templates.template import ChatTemplate, Markup, Thinking
 from tests.chat_templates.corpus import original, templates
 from tests.chat_templates.forms import forms
 
@@ -52,8 +52,9 @@ def test_a_form_that_is_found_is_exact_for_plain_chats(form: ChatTemplate) -> No
     ("jinja", "reason"),
     [
         (
-            _OPEN + "{% if m.role != 'system' %}{{ m.content }};{% endif %}{% endfor %}",
-            "drops the system message",
+            _OPEN + "{% if m.role == 'system' %}{{ '[system]' if loop.last }}{% else %}{{ m.content }};"
+            "{% endif %}{% endfor %}{% if messages[0].role == 'system' %}{{ messages | length }}{% endif %}",
+            "with a system message and 1 turn",
         ),
         (
             _OPEN + "{{ m.role }}:{{ m.content | upper }};{% endfor %}",
@@ -75,6 +76,58 @@ def test_a_template_that_is_not_linear_is_refused_in_words(jinja: str, reason: s
     found = probe(jinja, name="x")
     assert found.form is None
     assert re.search(reason, found.refusal or "")
+
+
+_LAST = "{% if loop.last and s %}{{ s }}\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("jinja", "changes"),
+    [
+        (
+            _OPEN + "{% if m.role != 'system' %}{{ m.content }};{% endif %}{% endfor %}",
+            {"dropped": frozenset({"system"}), "system": Markup()},
+        ),
+        (
+            _OPEN + "{% if m.role == 'system' %}[on]{% else %}{{ m.content }};{% endif %}{% endfor %}",
+            {"dropped": frozenset({"system"}), "system": Markup("", "[on]")},
+        ),
+        (
+            "{% set s = messages[0].content if messages[0].role == 'system' %}"
+            + _OPEN
+            + "{% if m.role != 'system' %}<{{ m.role }}>"
+            + _LAST
+            + "{{ m.content }}{% endif %}{% endfor %}",
+            {"system_placement": "last_user", "system": Markup("", "\n")},
+        ),
+        (
+            "{% if messages[0].role != 'system' %}[Be kind.]{% endif %}"
+            + _OPEN
+            + "{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}"
+            "{% elif m.content %}[{{ m.content }}]{% endif %}{% endfor %}",
+            {"default_system": "Be kind.", "empty_text": "", "system": Markup("[", "]")},
+        ),
+    ],
+)
+def test_what_templates_do_with_a_system_message_is_found(jinja: str, changes: dict[str, object]) -> None:
+    found = probe(jinja, name="x").form
+    assert found is not None
+    assert {key: getattr(found, key) for key in changes} == changes
+
+
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [
+        ("mistralai-Mistral-7B-Instruct-v0.3", "last_user"),
+        ("mistralai-Mistral-Nemo-Instruct-2407", "last_user"),
+        ("mistralai-Codestral-22B-v0.1", "last_user"),
+    ],
+)
+def test_public_templates_that_move_the_system_message(name: str, placement: str) -> None:
+    found = probe(original(name), name=name, bos_token="<s>", eos_token="</s>").form
+    assert found is not None
+    assert found.system_placement == placement
+    assert found.system == Markup("", "\n\n")
 
 
 def test_a_template_that_raises_says_so() -> None:
