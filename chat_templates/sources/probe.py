@@ -175,7 +175,7 @@ class _Prober:
             if not head.startswith(bos):
                 raise NoForm("it drops the system message, and BOS with it")
             return _System(bos, head[len(bos) :], dropped=True)
-        if text.index(_SYSTEM["content"]) < text.index(_TALK[0]["content"]):
+        if text.find(_SYSTEM["content"]) < text.find(_TALK[0]["content"]):
             before, after = cut(text, (_SYSTEM, *_TALK))[:2]
             return _System(before, after)
         moved = cut(

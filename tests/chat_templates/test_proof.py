@@ -69,10 +69,10 @@ def test_a_case_that_the_template_refuses_asks_nothing_of_a_dialect() -> None:
 
 
 def test_a_dialect_that_cannot_be_written_says_why_for_every_class() -> None:
-    source = of_corpus("mistralai-Mistral-7B-Instruct-v0.3")
+    source = of_corpus("kakaocorp-kanana-safeguard-8b")
     dialect = prove(source, None, ("ollama",)).dialects["ollama"]
     assert (dialect.text, dialect.ok) == (None, False)
-    assert "before the first question" in (dialect.refusal or "")
+    assert "once each" in (dialect.refusal or "")
     assert dialect.classes["chat"].reason == dialect.refusal
 
 
