@@ -21,13 +21,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from convert import read_gguf  # noqa: E402
+from convert.reader import GgufTensor  # noqa: E402
 from convert.types import FILE_TYPES, normalize_type  # noqa: E402
 from tests.checkpoints import write_random_checkpoint  # noqa: E402
 
@@ -99,9 +103,8 @@ def _watch(process: subprocess.Popen[bytes], peak: list[int]) -> None:
 
 def one_pass(checkpoint: Path, work: Path, kind: str) -> Cost:
     """Checkpoint to `kind` with this project."""
-    cost = measure([sys.executable, "-c", _ONE_PASS, str(checkpoint), str(work / "ours"), kind], work / "log")
-    next((work / "ours").glob("*.gguf")).unlink()
-    return cost
+    command = [sys.executable, "-c", _ONE_PASS, str(checkpoint), str(work / "ours"), kind]
+    return measure(command, work / "log")
 
 
 def two_steps(checkpoint: Path, work: Path, kind: str) -> Cost:
@@ -115,8 +118,27 @@ def two_steps(checkpoint: Path, work: Path, kind: str) -> Cost:
     number = str(FILE_TYPES[kind].number)
     second = measure([*quantizer, str(middle), str(target), number], work / "log")
     middle.unlink()
-    target.unlink()
     return Cost(first.seconds + second.seconds, max(first.memory, second.memory))
+
+
+def identical_tensors(work: Path) -> str:
+    """Compare the tensors of the two files by name, type and bytes; return "same/all"; remove both files."""
+    ours, theirs = next((work / "ours").glob("*.gguf")), work / "theirs.gguf"
+    mine, reference = ({t.name: t for t in read_gguf(path).tensors} for path in (ours, theirs))
+    left, right = np.memmap(ours, np.uint8, "r"), np.memmap(theirs, np.uint8, "r")
+    same = sum(
+        name in mine
+        and mine[name].type == tensor.type
+        and np.array_equal(_bytes(left, mine[name]), _bytes(right, tensor))
+        for name, tensor in reference.items()
+    )
+    ours.unlink()
+    theirs.unlink()
+    return f"{same}/{max(len(mine), len(reference))}"
+
+
+def _bytes(data: np.ndarray[Any, Any], tensor: GgufTensor) -> np.ndarray[Any, Any]:
+    return data[tensor.offset : tensor.offset + (tensor.bytes or 0)]
 
 
 def _named(variable: str) -> str:
@@ -147,14 +169,22 @@ def main() -> None:
         size = (checkpoint / "model.safetensors").stat().st_size
         title = f"{size / 2e9:.2f} G parameters, bf16; medians of {options.repeats}"
         table = Table(
-            "type", "one pass s", "two steps s", "ratio", "one pass MB", "two steps MB", title=title
+            "type",
+            "one pass s",
+            "two steps s",
+            "ratio",
+            "one pass MB",
+            "two steps MB",
+            "identical",
+            title=title,
         )
         for kind in types:
             ours, theirs = [], []
             for _ in range(options.repeats):
                 ours.append(one_pass(checkpoint, work, kind))
                 theirs.append(two_steps(checkpoint, work, kind))
-            table.add_row(kind, *_figures(ours, theirs))
+                same = identical_tensors(work)
+            table.add_row(kind, *_figures(ours, theirs), same)
         console.print(table)
         console.print(f"The two steps also write a temporary file of {size / 1e9:.2f} GB.")
 

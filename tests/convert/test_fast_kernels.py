@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import convert.kernels.fast
 from checkpoint import Checkpoint
-from convert import plan_conversion, run_conversion
+from convert import TYPES, plan_conversion, run_conversion
 from convert.kernels import FAST_TYPES, Fast, Ggml, load_fast, load_ggml, load_kernels
 from convert.kernels.fast import kernel_text
 from convert.kernels.fast_build import Compiler, load_compiler
@@ -235,3 +236,24 @@ def test_names_the_kernels_there_are() -> None:
     assert isinstance(load_kernels("ggml"), Ggml)
     with pytest.raises(UsageError, match="no kernels 'slow'"):
         load_kernels("slow")
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("name", FAST_TYPES)
+def test_agrees_with_ggml_on_hundreds_of_thousands_of_blocks(name: str, fast: Fast) -> None:
+    """Three million super-blocks in all types together: too long for the quick tests."""
+    for number, make in enumerate(_KINDS.values()):
+        rng = np.random.default_rng([zlib.crc32(name.encode()), number])
+        x = rng.standard_normal((12_000, 256), np.float32)
+        _assert_same(fast, name, np.ascontiguousarray(make(rng, x), np.float32))
+
+
+@pytest.mark.engines
+def test_the_sample_is_the_same_with_any_kernels(sample: Path, tmp_path: Path) -> None:
+    digests = {}
+    for choice in ("ggml", "fast"):
+        plan = plan_conversion(Checkpoint.open(sample), TYPES, tmp_path / choice)
+        digests[choice] = {file.type: file.sha256 for file in run_conversion(plan, kernels=choice)}
+        shutil.rmtree(tmp_path / choice)
+    assert digests["fast"] == digests["ggml"]
+    assert set(digests["fast"]) == set(TYPES)
