@@ -149,7 +149,7 @@ def inspect(model: Path, source: str) -> tuple[Any, Callable[[], None], int]:
 
 
 @main.command()
-@MODEL
+@click.argument("model", type=click.Path(path_type=Path), required=False)
 @TEMPLATE
 @click.option(
     "--to", "dialects", type=click.Choice(DIALECTS), multiple=True, help="Only this dialect (repeatable)."
@@ -158,18 +158,33 @@ def inspect(model: Path, source: str) -> tuple[Any, Callable[[], None], int]:
     "-o", "--output", type=click.Path(path_type=Path), help="Write the dialects and proof.json here."
 )
 @click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
+@click.option("--match", is_flag=True, help="Only tell which bundled families the template is.")
+@click.option("--list", "show_list", is_flag=True, help="Only list the bundled families; needs no MODEL.")
 @verb
 def template(
-    model: Path, source: str, dialects: tuple[str, ...], output: Path | None, allow_inexact: bool
+    model: Path | None,
+    source: str,
+    dialects: tuple[str, ...],
+    output: Path | None,
+    allow_inexact: bool,
+    match: bool,
+    show_list: bool,
 ) -> tuple[Any, Callable[[], None], int]:
     """Write the chat template in every dialect, with proof.
 
     The proof renders a suite of conversations as each engine would and compares every prompt with the one
-    MODEL was trained on. Exit code 1 when a dialect named with --to is not exact for plain chats.
+    MODEL was trained on. Exit code 1 when a dialect named with --to is not exact for plain chats. Of MODEL
+    only the config and the tokenizer are read, no weights.
     """
     import console
     from chat_templates import export_dialects, inspect_template, prove
 
+    if show_list:
+        return _list_families()
+    if model is None:
+        raise UsageError("`portside template` needs MODEL.", hint="Only `portside template --list` does not.")
+    if match:
+        return _match_families(model, source)
     checkpoint, training = _open(model, source)
     findings = inspect_template(checkpoint, training)
     proof = prove(training, checkpoint, dialects or DIALECTS)
@@ -178,6 +193,22 @@ def template(
     code = 1 if asked_and_refused else 0
     data = {**proof.as_json(files), "findings": [finding.as_json() for finding in findings]}
     return data, lambda: console.show_proof(proof, findings, files), code
+
+
+def _list_families() -> tuple[Any, Callable[[], None], int]:
+    import console
+    from chat_templates import library
+
+    families = library()
+    return {"families": [f.as_json() for f in families]}, lambda: console.show_families(families), 0
+
+
+def _match_families(model: Path, source: str) -> tuple[Any, Callable[[], None], int]:
+    import console
+    from chat_templates import match_families
+
+    matches = match_families(_open(model, source)[1])
+    return matches.as_json(), lambda: console.show_matches(matches), 0
 
 
 @main.command()

@@ -28,7 +28,7 @@ from rich.table import Table
 from errors import PortsideError
 
 if TYPE_CHECKING:
-    from chat_templates import Inspection, Proof
+    from chat_templates import Family, Inspection, Matches, Proof
     from checkpoint import Finding
     from convert import ConversionPlan, ConvertedFile
     from deploy import EngineFound, HealthReport, Rung, ServePlan
@@ -126,6 +126,18 @@ def show_proof(proof: Proof, findings: Sequence[Finding], files: Mapping[str, Pa
     show_findings(proof.stops.findings if proof.stops else ())
     for path in files.values():
         print_line(f"Wrote {path}")
+
+
+def show_families(families: Sequence[Family]) -> None:
+    from chat_templates.show import print_families
+
+    print_families(families, out)
+
+
+def show_matches(matches: Matches) -> None:
+    from chat_templates.show import print_matches
+
+    print_matches(matches, out)
 
 
 def show_conversion_plan(plan: ConversionPlan) -> None:

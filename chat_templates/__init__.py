@@ -9,6 +9,7 @@ from chat_templates.export import dialect_texts, export_dialects
 from chat_templates.findings import inspect_template
 from chat_templates.inspection import Inspection, inspect_model
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed
+from chat_templates.library import Family, FamilyMatch, Matches, library, match_families
 from chat_templates.proof import ClassResult, DialectProof, Difference, Proof, facts_of, prove
 from chat_templates.served_view import write_served_view
 from chat_templates.sources import TemplateSource, families, load_source
@@ -24,10 +25,13 @@ __all__ = [
     "DialectProof",
     "DialectRefused",
     "Difference",
+    "Family",
+    "FamilyMatch",
     "Inspection",
     "JinjaRequest",
     "JinjaWorker",
     "Markup",
+    "Matches",
     "Message",
     "Proof",
     "RenderFailed",
@@ -41,7 +45,9 @@ __all__ = [
     "families",
     "inspect_model",
     "inspect_template",
+    "library",
     "load_source",
+    "match_families",
     "prove",
     "write_served_view",
 ]

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from chat_templates.conversations import CLASSES, Case, cases_of
 from chat_templates.dialects import DIALECTS, Dialect, DialectFacts, DialectRefused, known_limits
 from chat_templates.sources.source import TemplateSource
 from chat_templates.stops import Stops, analyse_stops
+from chat_templates.suite import SuiteClass, measured_suite
 from checkpoint import Checkpoint
 from errors import TemplateError, UsageError
 
-__all__ = ["ClassResult", "DialectProof", "Difference", "Proof", "facts_of", "prove"]
+__all__ = ["ClassResult", "DialectProof", "Difference", "Proof", "difference_of", "facts_of", "prove"]
 
 Status = Literal["exact", "refused", "absent"]
 
@@ -129,7 +129,7 @@ def prove(
             f"There is no dialect {unknown[0]!r}.", hint=f"The dialects are {', '.join(DIALECTS)}."
         )
     stops = analyse_stops(source, checkpoint) if checkpoint is not None else None
-    suite = [_Class.measured(name, source) for name in CLASSES]
+    suite = measured_suite(source)
     proofs = {}
     for name in dialects:
         facts = facts_of(source, checkpoint, gguf=DIALECTS[name].reads == "gguf")
@@ -150,62 +150,12 @@ def facts_of(source: TemplateSource, checkpoint: Checkpoint | None, *, gguf: boo
     return replace(facts, adds_bos=adds_bos, name=checkpoint.name)
 
 
-@dataclass(frozen=True)
-class _Class:
-    """One class of the suite with the training prompts; `absent` says why there is nothing to prove."""
-
-    name: str
-    truths: tuple[tuple[Case, str], ...]
-    absent: str | None
-
-    @classmethod
-    def measured(cls, name: str, source: TemplateSource) -> _Class:
-        cases = cases_of(name, source.form)
-        truths = tuple((case, text) for case in cases if (text := _truth(source, case)) is not None)
-        if not truths:
-            return cls(name, (), "the training template itself refuses every conversation of this class")
-        if name == "tools" and not any(_uses_tools(source, case, text) for case, text in truths):
-            return cls(name, (), "the training template does nothing with tools")
-        if name == "thinking" and not any(_uses_thinking(source, case, text) for case, text in truths):
-            return cls(name, (), "the training template treats thoughts like any other text")
-        return cls(name, truths, None)
-
-
-def _truth(source: TemplateSource, case: Case) -> str | None:
-    """Return the training prompt; None where the training template refuses the conversation."""
-    try:
-        return source.render(
-            case.messages,
-            add_generation_prompt=case.add_generation_prompt,
-            continue_final_message=case.continue_final_message,
-            tools=case.tools,
-        )
-    except TemplateError:
-        return None
-
-
-def _uses_tools(source: TemplateSource, case: Case, text: str) -> bool:
-    return case.tools is not None and _truth(source, replace(case, tools=None)) != text
-
-
-def _uses_thinking(source: TemplateSource, case: Case, text: str) -> bool:
-    """Whether thoughts are treated otherwise than a word of plain text in their place would be."""
-    originals: dict[str, str] = {}
-    plain = []
-    for index, message in enumerate(case.messages):
-        content = message["content"]
-        if "think>" in content:
-            originals[f"PLACE{index}P"] = content
-            content = f"PLACE{index}P"
-        plain.append({"role": message["role"], "content": content})
-    rendered = _truth(source, replace(case, messages=tuple(plain)))
-    for place, content in originals.items():
-        rendered = rendered.replace(place, content) if rendered is not None else None
-    return rendered != text
-
-
 def _prove_dialect(
-    dialect: Dialect, source: TemplateSource, stops: Stops | None, facts: DialectFacts, suite: list[_Class]
+    dialect: Dialect,
+    source: TemplateSource,
+    stops: Stops | None,
+    facts: DialectFacts,
+    suite: Sequence[SuiteClass],
 ) -> DialectProof:
     try:
         text = dialect.write(source, stops, facts)
@@ -217,13 +167,13 @@ def _prove_dialect(
     return DialectProof(text, None, {name: _explained(r, limits.get(name)) for name, r in results.items()})
 
 
-def _without_text(suite_class: _Class, reason: str) -> ClassResult:
+def _without_text(suite_class: SuiteClass, reason: str) -> ClassResult:
     if suite_class.absent is not None:
         return ClassResult("absent", suite_class.absent)
     return ClassResult("refused", reason)
 
 
-def _prove_class(dialect: Dialect, text: str, facts: DialectFacts, suite_class: _Class) -> ClassResult:
+def _prove_class(dialect: Dialect, text: str, facts: DialectFacts, suite_class: SuiteClass) -> ClassResult:
     if suite_class.absent is not None:
         return ClassResult("absent", suite_class.absent)
     for number, (case, expected) in enumerate(suite_class.truths, start=1):
@@ -238,8 +188,8 @@ def _prove_class(dialect: Dialect, text: str, facts: DialectFacts, suite_class: 
             )
         except TemplateError as error:
             return ClassResult("refused", f"{error.message.rstrip('.')} ({case.name}).", number)
-        if actual != expected:
-            difference = Difference(case.name, expected, actual, _first_difference(expected, actual))
+        difference = difference_of(case.name, expected, actual)
+        if difference is not None:
             return ClassResult("refused", _in_words(difference), number, difference)
     return ClassResult("exact", None, len(suite_class.truths))
 
@@ -252,9 +202,13 @@ def _explained(result: ClassResult, limit: str | None) -> ClassResult:
     return replace(result, reason=f"{words[:1].upper()}{words[1:]}. {result.reason}")
 
 
-def _first_difference(left: str, right: str) -> int:
-    length = min(len(left), len(right))
-    return next((i for i in range(length) if left[i] != right[i]), length)
+def difference_of(case: str, expected: str, actual: str) -> Difference | None:
+    """Return where two prompts of a case part; None where they are the same."""
+    if actual == expected:
+        return None
+    length = min(len(expected), len(actual))
+    index = next((i for i in range(length) if expected[i] != actual[i]), length)
+    return Difference(case, expected, actual, index)
 
 
 def _in_words(difference: Difference) -> str:

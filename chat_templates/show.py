@@ -1,4 +1,4 @@
-"""A proof and its differences for people: a table, and two prompts one above the other.
+"""A proof and its differences for people: a table, and two prompts one above the other. Also the library.
 
 Knows rich and how to make white space and control characters visible. Measures nothing.
 """
@@ -6,15 +6,17 @@ Knows rich and how to make white space and control characters visible. Measures 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from chat_templates.conversations import CLASSES
+from chat_templates.library import Family, FamilyMatch, Matches
 from chat_templates.proof import ClassResult, Difference, Proof
 
-__all__ = ["print_difference", "print_proof", "visible"]
+__all__ = ["print_difference", "print_families", "print_matches", "print_proof", "visible"]
 
 _STYLES = {"exact": "green", "refused": "red", "absent": "dim"}
 _SYMBOLS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
@@ -35,14 +37,58 @@ def print_proof(proof: Proof, console: Console) -> None:
     _print_stops(proof, console)
 
 
-def print_difference(difference: Difference, console: Console) -> None:
+def print_families(families: Sequence[Family], console: Console) -> None:
+    """Print the library: name and aliases, what for, what ends an answer."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("family", overflow="fold")
+    table.add_column("what for", overflow="fold")
+    table.add_column("stops on", overflow="fold")
+    for family in families:
+        names = Text.assemble((family.name, "bold"), *(("\n" + alias, "dim") for alias in family.aliases))
+        stops = " ".join(visible(text) for text in family.stop)
+        table.add_row(names, Text(family.description), Text(stops))
+    console.print(table)
+
+
+def print_matches(matches: Matches, console: Console) -> None:
+    """Print which families a template is, or how the nearest one differs."""
+    console.print(Text(f"{matches.source.description[:1].upper()}{matches.source.description[1:]}"))
+    for match in matches.equal:
+        console.print(Text.assemble(("is ", "green"), (_names(match), "bold"), f": {_beyond_chat(match)}"))
+    nearest = matches.nearest
+    if not matches.equal:
+        console.print(Text("No family says the same in every plain conversation."))
+    if nearest is not None and nearest.difference is not None:
+        near = f": the same in {nearest.same} of {nearest.of} plain conversations, not with "
+        line = Text.assemble("The nearest is ", (_names(nearest), "bold"), near, nearest.difference.case)
+        console.print(line)
+        print_difference(nearest.difference, console, ("yours", nearest.family.name))
+
+
+def _names(match: FamilyMatch) -> str:
+    aliases = f" ({', '.join(match.family.aliases)})" if match.family.aliases else ""
+    return f"family:{match.family.name}{aliases}"
+
+
+def _beyond_chat(match: FamilyMatch) -> str:
+    if not match.differing:
+        return "the same prompt in every class of conversations"
+    return f"the same prompt in plain chats; other prompts in {', '.join(match.differing)}"
+
+
+def print_difference(
+    difference: Difference, console: Console, labels: tuple[str, str] = ("training", "dialect")
+) -> None:
     """Print the two prompts around their first difference, one above the other, with a mark below."""
+    width = max(8, *map(len, labels))
     start = max(0, difference.index - _BEFORE)
     same = visible(difference.expected[start : difference.index])
     lead = "…" if start else ""
-    for label, text in (("training", difference.expected), ("dialect", difference.actual)):
+    for label, text in zip(labels, (difference.expected, difference.actual), strict=True):
         rest = visible(text[difference.index : difference.index + _AFTER]) or "∎"
-        line = Text.assemble((f"  {label:>8} ", "dim"), lead, same, (rest[:1], "bold reverse"), rest[1:])
+        line = Text.assemble(
+            (f"  {label:>{width}} ", "dim"), lead, same, (rest[:1], "bold reverse"), rest[1:]
+        )
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
 

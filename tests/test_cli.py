@@ -93,6 +93,32 @@ def test_template_json_has_the_keys_scripts_rely_on(sample: Path, tmp_path: Path
     assert (tmp_path / "out" / "proof.json").is_file()
 
 
+def test_the_library_is_listed_without_a_model() -> None:
+    done = portside("template", "--list", "--json")
+    assert done.returncode == 0
+    found = {family["name"]: family for family in json.loads(done.stdout)["families"]}
+    assert found["smollm2"].keys() == {"name", "aliases", "description", "stop"}
+    assert "smollm2" in portside("template", "--list").stdout
+    without = portside("template")
+    assert without.returncode == 2
+    assert "MODEL" in without.stderr
+
+
+def test_a_checkpoint_without_weights_is_proven_and_matched(sample: Path, tmp_path: Path) -> None:
+    model = tmp_path / "tokenizer-only"
+    model.mkdir()
+    for path in sample.iterdir():
+        if not path.name.startswith("model"):
+            (model / path.name).write_bytes(path.read_bytes())
+    proven = portside("template", model, "--json")
+    assert proven.returncode == 0
+    assert json.loads(proven.stdout)["dialects"]["ollama"]["ok"] is True
+    matched = portside("template", model, "--match", "--json")
+    assert matched.returncode == 0
+    assert [match["name"] for match in json.loads(matched.stdout)["matches"]] == ["smollm2"]
+    assert "family:smollm2" in portside("template", model, "--match").stdout
+
+
 def test_a_dialect_that_was_asked_for_and_is_refused_is_exit_code_1(sample: Path) -> None:
     done = portside("template", sample, "--template", "family:chatml", "--to", "lmdeploy", "--json")
     assert done.returncode == 1

@@ -34,7 +34,9 @@ def of_corpus(name: str, bos: str = "<s>", eos: str = "</s>") -> TemplateSource:
 @pytest.mark.parametrize("name", families())
 def test_every_family_is_exact_in_jinja_and_for_chats_in_ollama(name: str) -> None:
     proof = prove(load_source(f"family:{name}", None), None, ("jinja", "ollama"))
-    assert proof.dialects["jinja"].exact
+    classes = proof.dialects["jinja"].classes
+    refused = {key for key, result in classes.items() if result.status == "refused"}
+    assert refused == ({"prefill"} if name == "llama2" else set())  # trims, and puts a blank behind an answer
     assert proof.dialects["ollama"].ok, proof.dialects["ollama"]
 
 
