@@ -35,6 +35,8 @@ ORIGINALS = {
     "minicpm": "openbmb-MiniCPM-MoE-8x2B",
     "minicpm3": "openbmb-MiniCPM3-4B",
     "mistral": "mistralai-Mistral-7B-Instruct-v0.2",
+    "mistral-nemo": "mistralai-Mistral-Nemo-Instruct-2407",
+    "mistral-v3": "mistralai-Mistral-7B-Instruct-v0.3",
     "phi3": "microsoft-Phi-3-mini-4k-instruct",
     "phi3.5": "microsoft-Phi-3.5-mini-instruct",
     "phi4": "microsoft-phi-4",

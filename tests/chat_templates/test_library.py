@@ -29,8 +29,8 @@ def test_the_library_names_every_family_with_its_stops() -> None:
     aliases = {alias for family in found for alias in family.aliases}
     wanted = "qwen1.5 qwen2 qwen2.5 qwen3 internlm internlm2 internlm2.5 internlm3 deepseek-v2 deepseek-v3 "
     wanted += "deepseek-r1 deepseek-r1-distill-qwen deepseek-r1-distill-llama llama2 llama3 llama3.1 mixtral "
-    wanted += "mistral-v1 gemma gemma2 gemma3 phi3 phi3.5 phi4 yi baichuan baichuan2 chatglm3 glm4 zephyr "
-    wanted += "vicuna alpaca chatml smollm2 minicpm command-r"
+    wanted += "mistral-v1 mistral-v3 mistral-nemo gemma gemma2 gemma3 phi3 phi3.5 phi4 yi baichuan "
+    wanted += "baichuan2 chatglm3 glm4 zephyr vicuna alpaca chatml smollm2 minicpm command-r"
     assert set(wanted.split()) <= {*families(), *aliases}
 
 
