@@ -26,7 +26,7 @@ pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-engines check format docs sample modelfile templates build health engines clean
+.PHONY: stop inspect help setup demo test test-engines check format docs sample modelfile templates build health engines clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
@@ -99,6 +99,9 @@ build: setup ## the deployable bundle of MODEL: GGUF, Modelfile, templates, proo
 
 serve-%: setup ## serve MODEL on any engine: make serve-vllm MODEL=…
 	$(need_model)$(PORTSIDE) serve $* $(MODEL) $(template_option) $(ARGS)
+
+stop: setup ## stop every server that was started with --detach
+	$(PORTSIDE) stop --all
 
 health: setup ## the seven rungs against URL=…
 	$(PORTSIDE) health $(URL) $(if $(MODEL),--checkpoint $(MODEL)) $(template_option) $(ARGS)

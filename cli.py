@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from errors import CheckFailed, Interrupted, PortsideError, UsageError
+from errors import CheckFailed, EngineFailed, Interrupted, PortsideError, UsageError
 
 if TYPE_CHECKING:
     from chat_templates import TemplateSource
     from checkpoint import Checkpoint
+    from deploy import ServePlan
 
 __all__ = ["main"]
 
@@ -71,6 +72,10 @@ class Group(click.Group):
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
+        except Exception as error:
+            if "--debug" in arguments:
+                raise
+            self._fail(_bug(error), arguments)
         sys.exit(result if isinstance(result, int) else 0)
 
     def _fail(self, error: PortsideError, arguments: list[str]) -> NoReturn:
@@ -81,6 +86,14 @@ class Group(click.Group):
             click.echo(json.dumps({"error": problem}, ensure_ascii=False))
         print_error(error)
         sys.exit(error.exit_code)
+
+
+def _bug(error: Exception) -> PortsideError:
+    what = f"{type(error).__name__}: {error}"
+    return PortsideError(
+        f"This is a bug in Portside ({what}).",
+        hint="`portside --debug VERB …` shows where; please report it.",
+    )
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -341,12 +354,13 @@ def engines() -> tuple[Any, Callable[[], None], int]:
 @click.option("--runtime", help="llamacpp: embedded or llama-server [default: llama-server if on PATH]")
 @click.option("--startup-seconds", type=click.FloatRange(1), help="Time to come up [default: from its size]")
 @click.option("--allow-unhealthy", is_flag=True, help="Keep serving when a check fails.")
+@click.option("--detach", is_flag=True, help="Return once it serves; see `portside ps`, `logs` and `stop`.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, start nothing.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout once ready, nothing else."
 )
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE ARGS…]")
-def serve(dry_run: bool, as_json: bool, **options: Any) -> int:
+def serve(dry_run: bool, detach: bool, as_json: bool, **options: Any) -> int:
     """Serve MODEL on ENGINE and prove its answers.
 
     The server is started, checked on seven rungs (process, port, health, models, generate, stop, prompt) and
@@ -363,11 +377,105 @@ def serve(dry_run: bool, as_json: bool, **options: Any) -> int:
     if dry_run:
         console.show_serve_plan(plan, as_json=as_json)
         return 0
+    if detach:
+        return _serve_detached(plan, options, as_json)
     try:
         return serve_in_foreground(plan, console.ServeView(plan, as_json=as_json))
     except CheckFailed as error:  # with --json the report is on stdout already
         console.print_error(error)
         return error.exit_code
+
+
+def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> int:
+    """Run the same command in a session of its own; return 0 once it serves, or its exit code."""
+    import os
+
+    import console
+    from deploy.servers import start_server
+
+    secret = {"PORTSIDE_API_KEY": options["api_key"]} if options["api_key"] else {}
+    given = {**options, "port": plan.port, "name": plan.name, "api_key": None}
+    engine, model, more = given.pop("engine"), str(given.pop("model")), given.pop("engine_args")
+    server, code = start_server(
+        [sys.executable, "-m", "cli", "serve", *_as_options(given), "--json", "--", engine, model, *more],
+        name=plan.name,
+        engine=engine,
+        model=model,
+        url=plan.url,
+        engine_log=plan.log,
+        env={**secret, "COLUMNS": os.environ.get("COLUMNS", "110")},
+        show=console.pass_on,
+    )
+    if code is None and as_json:
+        _print_json({**server.as_json(), **(server.report() or {})})
+    elif code is None:
+        console.show_detached(server)
+    return 0 if code is None else code if code > 0 else EngineFailed.exit_code
+
+
+def _as_options(given: dict[str, Any]) -> list[str]:
+    """Return parsed options as words of a command line again."""
+    names = {"source": "template", "gguf_type": "type"}
+    words = []
+    for key, value in given.items():
+        flag = "--" + names.get(key, key).replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
+@main.command()
+@verb
+def ps() -> tuple[Any, Callable[[], None], int]:
+    """List the servers started with --detach."""
+    import console
+    from deploy.servers import list_servers
+
+    servers = list_servers()
+    data = {"servers": [server.as_json() for server in servers]}
+    return data, lambda: console.show_servers(servers), 0
+
+
+@main.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the engine writes, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the path of the log as one JSON object.")
+def logs(name: str, follow: bool, as_json: bool) -> None:
+    """Print the log of a server's engine.
+
+    NAME is a server that `portside ps` lists.
+    """
+    import console
+    from deploy.servers import find_server
+
+    server = find_server(name)
+    if as_json:
+        _print_json({"name": name, "log": str(server.engine_log), "messages": str(server.messages)})
+    else:
+        console.print_log(server, follow=follow)
+
+
+@main.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Stop every server.")
+@verb
+def stop(names: tuple[str, ...], everything: bool) -> tuple[Any, Callable[[], None], int]:
+    """Stop servers started with --detach.
+
+    NAME is a server that `portside ps` lists.
+    """
+    import console
+    from deploy.servers import find_server, list_servers, stop_server
+
+    if bool(names) == everything:
+        raise UsageError("Say which server to stop.", hint="Give its name, or --all.")
+    servers = list_servers() if everything else tuple(find_server(name) for name in names)
+    for server in servers:
+        stop_server(server)
+    stopped = [server.name for server in servers]
+    return {"stopped": stopped}, lambda: console.print_line(f"Stopped {', '.join(stopped) or 'nothing'}."), 0
 
 
 @main.command()

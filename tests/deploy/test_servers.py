@@ -1,0 +1,124 @@
+"""Servers in the background: started, listed, told apart from what a crash left behind, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.servers import Server, find_server, list_servers, start_server, stop_server
+from errors import BadInput, UsageError
+
+READY = "import sys, time; print('{\"ok\": true}', flush=True); print('up', file=sys.stderr); time.sleep(60)"
+BAD = "import sys; print('{\"ok\": false}', flush=True); print('no', file=sys.stderr); sys.exit(1)"
+SLOW = "import time; time.sleep(60)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + READY
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PORTSIDE_CACHE", str(tmp_path))
+    yield tmp_path
+    for server in list_servers():
+        stop_server(server, seconds=0.1)
+
+
+def start(code: str, name: str = "model", shown: list[str] | None = None) -> tuple[Server, int | None]:
+    return start_server(
+        [sys.executable, "-c", code],
+        name=name,
+        engine="fake",
+        model="dir",
+        url="http://127.0.0.1:1",
+        engine_log=Path("log"),
+        env={"PORTSIDE_API_KEY": "secret"},
+        show=(shown if shown is not None else []).append,
+    )
+
+
+def test_a_server_is_listed_until_it_is_stopped() -> None:
+    shown: list[str] = []
+    server, code = start(READY, "org/model", shown)
+    assert code is None
+    assert [found.name for found in list_servers()] == ["org/model"]
+    assert find_server("org/model").as_json()["state"] == "ready"
+    assert "secret" not in json.dumps(server.as_json())
+    assert os.getsid(server.pid) != os.getsid(0), "a closed terminal would reach it"
+    stop_server(server)
+    assert list_servers() == ()
+    assert not server.directory.exists()
+
+
+def test_a_server_that_gives_up_is_shown_and_forgotten() -> None:
+    shown: list[str] = []
+    server, code = start(BAD, shown=shown)
+    assert code == 1
+    assert "".join(shown) == "no\n"
+    assert not server.directory.exists()
+
+
+def test_a_name_is_taken_once() -> None:
+    start(READY)
+    with pytest.raises(UsageError, match="runs already"):
+        start(READY)
+
+
+def test_whoever_ignores_sigterm_is_killed() -> None:
+    server, _ = start(STUBBORN)
+    stop_server(server, seconds=0.2)
+    assert not server.is_alive
+
+
+def test_what_a_crash_left_behind_is_recognised() -> None:
+    server, _ = start(READY)
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitpid(server.pid, 0)
+    assert list_servers() == ()
+    assert not server.directory.exists()
+
+
+def test_a_process_id_that_was_given_out_again_is_not_ours(cache: Path) -> None:
+    server, _ = start(READY)
+    entry = server.directory / "server.json"
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "born": server.born - 1}))
+    assert list_servers() == ()
+    os.kill(server.pid, signal.SIGKILL)
+
+
+def test_a_damaged_entry_is_removed(cache: Path) -> None:
+    (cache / "servers" / "x").mkdir(parents=True)
+    (cache / "servers" / "x" / "server.json").write_text("{")
+    assert list_servers() == ()
+    assert not (cache / "servers" / "x").exists()
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(BadInput, match="None was started"):
+        find_server("x")
+    start(READY, "known")
+    with pytest.raises(BadInput, match="known"):
+        find_server("x")
+
+
+def test_ctrl_c_while_waiting_leaves_nothing(cache: Path) -> None:
+    code = (
+        "import sys; from tests.deploy.test_servers import start, SLOW\n"
+        "try: start(SLOW)\n"
+        "except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as process:
+        deadline = time.monotonic() + 20
+        while not list_servers() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (server,) = list_servers()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert not server.is_alive
+    assert list_servers() == ()
