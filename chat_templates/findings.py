@@ -80,9 +80,9 @@ def _dated() -> Finding:
     return Finding(
         "template-date",
         "info",
-        "The template writes today's date into the prompt, so only engines that run the Jinja itself can be "
-        "exact; prompts change from day to day.",
-        "For the other dialects give the same template with a fixed date as FILE.jinja.",
+        "The template writes today's date into the prompt, so prompts change from day to day; LMDeploy's "
+        "JSON cannot say that.",
+        "For LMDeploy use `--chat-template hf`, or give the same template with a fixed date as FILE.jinja.",
     )
 
 

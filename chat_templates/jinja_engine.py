@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chat_templates.dates import MARKS
 from chat_templates.template import Message
 from errors import TemplateError
 
@@ -58,6 +59,8 @@ class JinjaRequest:
     """Further template variables, such as other special tokens or `enable_thinking`."""
     now: str | None = None
     """ISO date and time that `strftime_now` sees; None is the real clock."""
+    mark_dates: bool = False
+    """Write the patterns themselves in the place of dates, between the marks of `dates`."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the worker's form of this request; tokens that do not exist stay undefined."""
@@ -69,6 +72,7 @@ class JinjaRequest:
             "tools": None if self.tools is None else list(self.tools),
             "variables": {**{k: v for k, v in tokens.items() if v is not None}, **self.variables},
             "now": self.now,
+            "date_marks": MARKS if self.mark_dates else None,
         }
 
 

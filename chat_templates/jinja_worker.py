@@ -120,7 +120,10 @@ def render(text: str, request: dict[str, Any], output_limit: int) -> str:
     if request.get("continue_final_message"):
         final = _tag_final_message(text, messages)
     variables = dict(request.get("variables") or {})
-    if request.get("now"):
+    if request.get("date_marks"):
+        before, after = request["date_marks"]
+        variables["strftime_now"] = lambda pattern: f"{before}{pattern}{after}"
+    elif request.get("now"):
         moment = datetime.datetime.fromisoformat(request["now"])
         variables["strftime_now"] = moment.strftime
     parts = _compiled(text).generate(

@@ -8,11 +8,13 @@ A case that the training template itself refuses asks nothing of a dialect and i
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from chat_templates.conversations import Case
 from chat_templates.dialects import DIALECTS, Dialect, DialectFacts, DialectRefused, known_limits
 from chat_templates.sources.source import TemplateSource
 from chat_templates.stops import Stops, analyse_stops
@@ -20,7 +22,16 @@ from chat_templates.suite import SuiteClass, measured_suite
 from checkpoint import Checkpoint
 from errors import TemplateError, UsageError
 
-__all__ = ["ClassResult", "DialectProof", "Difference", "Proof", "difference_of", "facts_of", "prove"]
+__all__ = [
+    "ClassResult",
+    "Comparison",
+    "DialectProof",
+    "Difference",
+    "Proof",
+    "difference_of",
+    "facts_of",
+    "prove",
+]
 
 Status = Literal["exact", "refused", "absent"]
 
@@ -40,6 +51,27 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One conversation in one dialect."""
+
+    case: Case
+    expected: str
+    """The training prompt."""
+    actual: str | None
+    """The dialect's prompt; None where it has none."""
+    error: str | None = None
+    """Why it has none."""
+
+    @property
+    def same(self) -> bool:
+        return self.actual == self.expected
+
+    @property
+    def difference(self) -> Difference | None:
+        return None if self.actual is None else difference_of(self.case.name, self.expected, self.actual)
+
+
+@dataclass(frozen=True)
 class ClassResult:
     """How a dialect does on one class of conversations."""
 
@@ -49,6 +81,8 @@ class ClassResult:
     cases: int = 0
     """Conversations compared (exact) or compared up to the first difference."""
     difference: Difference | None = None
+    compared: tuple[Comparison, ...] = ()
+    """The conversations themselves; not part of the JSON."""
 
     def as_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"status": self.status, "reason": self.reason, "cases": self.cases}
@@ -118,9 +152,12 @@ def prove(
     source: TemplateSource,
     checkpoint: Checkpoint | None,
     dialects: Sequence[str] = ("jinja", "ollama", "lmdeploy"),
+    *,
+    every_case: bool = False,
 ) -> Proof:
     """Write every dialect and compare its prompts with the training prompts of the whole suite.
 
+    A class ends at its first difference, unless a report wants to show `every_case`.
     Raises `UsageError` for a dialect that does not exist; whatever a dialect cannot do is in the result.
     """
     unknown = [name for name in dialects if name not in DIALECTS]
@@ -129,11 +166,12 @@ def prove(
             f"There is no dialect {unknown[0]!r}.", hint=f"The dialects are {', '.join(DIALECTS)}."
         )
     stops = analyse_stops(source, checkpoint) if checkpoint is not None else None
-    suite = measured_suite(source)
+    dated = replace(source, now=source.now or datetime.datetime.now())  # no midnight between two prompts
+    suite = measured_suite(dated)
     proofs = {}
     for name in dialects:
-        facts = facts_of(source, checkpoint, gguf=DIALECTS[name].reads == "gguf")
-        proofs[name] = _prove_dialect(DIALECTS[name], source, stops, facts, suite)
+        facts = facts_of(dated, checkpoint, gguf=DIALECTS[name].reads == "gguf")
+        proofs[name] = _prove_dialect(DIALECTS[name], source, stops, facts, suite, every_case)
     return Proof(source, stops, proofs)
 
 
@@ -143,7 +181,7 @@ def facts_of(source: TemplateSource, checkpoint: Checkpoint | None, *, gguf: boo
     A GGUF of ours (`gguf`) adds BOS only where the training prompts begin with it: llama.cpp adds it to every
     prompt or to none.
     """
-    facts = DialectFacts(source.bos_token, source.eos_token, other_tokens=source.other_tokens)
+    facts = DialectFacts(source.bos_token, source.eos_token, other_tokens=source.other_tokens, now=source.now)
     if checkpoint is None:
         return facts
     adds_bos = checkpoint.tokenizer.adds_bos and not (gguf and source.begins_with_bos() is False)
@@ -156,13 +194,14 @@ def _prove_dialect(
     stops: Stops | None,
     facts: DialectFacts,
     suite: Sequence[SuiteClass],
+    every_case: bool,
 ) -> DialectProof:
     try:
         text = dialect.write(source, stops, facts)
     except DialectRefused as refusal:
         results = {c.name: _without_text(c, refusal.message) for c in suite}
         return DialectProof(None, refusal.message, results)
-    results = {c.name: _prove_class(dialect, text, facts, c) for c in suite}
+    results = {c.name: _prove_class(dialect, text, facts, c, every_case) for c in suite}
     limits = known_limits(dialect.name, source.form, facts)
     return DialectProof(text, None, {name: _explained(r, limits.get(name)) for name, r in results.items()})
 
@@ -173,25 +212,40 @@ def _without_text(suite_class: SuiteClass, reason: str) -> ClassResult:
     return ClassResult("refused", reason)
 
 
-def _prove_class(dialect: Dialect, text: str, facts: DialectFacts, suite_class: SuiteClass) -> ClassResult:
+def _prove_class(
+    dialect: Dialect, text: str, facts: DialectFacts, suite_class: SuiteClass, every_case: bool
+) -> ClassResult:
     if suite_class.absent is not None:
         return ClassResult("absent", suite_class.absent)
-    for number, (case, expected) in enumerate(suite_class.truths, start=1):
-        try:
-            actual = dialect.render(
-                text,
-                case.messages,
-                facts,
-                add_generation_prompt=case.add_generation_prompt,
-                continue_final_message=case.continue_final_message,
-                tools=case.tools,
-            )
-        except TemplateError as error:
-            return ClassResult("refused", f"{error.message.rstrip('.')} ({case.name}).", number)
-        difference = difference_of(case.name, expected, actual)
+    compared = []
+    for case, expected in suite_class.truths:
+        compared.append(_compared(dialect, text, facts, case, expected))
+        if not every_case and not compared[-1].same:
+            break
+    found = tuple(compared)
+    for number, comparison in enumerate(found, start=1):
+        if comparison.error is not None:
+            reason = f"{comparison.error.rstrip('.')} ({comparison.case.name})."
+            return ClassResult("refused", reason, number, compared=found)
+        difference = comparison.difference
         if difference is not None:
-            return ClassResult("refused", _in_words(difference), number, difference)
-    return ClassResult("exact", None, len(suite_class.truths))
+            return ClassResult("refused", _in_words(difference), number, difference, found)
+    return ClassResult("exact", None, len(found), compared=found)
+
+
+def _compared(dialect: Dialect, text: str, facts: DialectFacts, case: Case, expected: str) -> Comparison:
+    try:
+        actual = dialect.render(
+            text,
+            case.messages,
+            facts,
+            add_generation_prompt=case.add_generation_prompt,
+            continue_final_message=case.continue_final_message,
+            tools=case.tools,
+        )
+    except TemplateError as error:
+        return Comparison(case, expected, None, error.message)
+    return Comparison(case, expected, actual)
 
 
 def _explained(result: ClassResult, limit: str | None) -> ClassResult:

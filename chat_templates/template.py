@@ -7,10 +7,12 @@ found by the proof, never guessed. The form holds no Jinja, no Go and no engine.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from chat_templates.dates import dated, filled
 from errors import TemplateError
 
 __all__ = ["ChatTemplate", "Markup", "Message", "Thinking"]
@@ -47,7 +49,10 @@ class Thinking:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template as prefixes and suffixes; see `render` for the exact meaning of each field."""
+    """A chat template as prefixes and suffixes; see `render` for the exact meaning of each field.
+
+    Texts may hold today's date as a pattern between the marks of `chat_templates.dates`.
+    """
 
     name: str
     user: Markup
@@ -85,12 +90,20 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        now: datetime.datetime | None = None,
     ) -> str:
         """Return the prompt text for `messages`.
 
         `continue_final_message` leaves the last (assistant) message open for the model to go on with.
+        `now` is the date of a template that writes it, the real one if it is None.
         Raises `TemplateError` for a message the form cannot express.
         """
+        if self.dated:
+            return self.on(now or datetime.datetime.now()).render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+            )
         block, turns = self._split(messages)
         out = [self.bos]
         if self.system_placement == "own_turn":
@@ -117,6 +130,16 @@ class ChatTemplate:
         if add_generation_prompt and not continue_final_message:
             out.append(self.generation_prompt)
         return "".join(out)
+
+    @property
+    def dated(self) -> bool:
+        """Whether today's date is part of its texts."""
+        return dated(self)
+
+    def on(self, now: datetime.datetime) -> ChatTemplate:
+        """Return the template as it is on the day `now`."""
+        form: ChatTemplate = filled(self, now)
+        return form
 
     def _split(self, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
         """Return the system block and the other messages."""

@@ -82,7 +82,7 @@ def _system(form: ChatTemplate | None) -> str | None:
     The TEMPLATE holds it too, so nothing is lost when a Modelfile cannot carry it.
     """
     text = form.default_system if form else None
-    if not text or form is None or form.system is None or dropped(text):
+    if not text or form is None or form.system is None or "system" in form.dropped or dropped(text):
         return None
     return None if "system" in form.trimmed and text != text.strip() else text
 

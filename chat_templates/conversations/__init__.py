@@ -6,6 +6,7 @@ how a prompt looks. A file holds `{"class": …, "cases": [{"name", "messages", 
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ __all__ = ["CLASSES", "Case", "cases_of"]
 CLASSES = ("chat", "prefill", "tools", "thinking", "unicode", "repeated")
 """chat: plain alternating turns. prefill: the model goes on with a begun answer. tools, thinking: what they
 say. unicode: white space and text that is hard to carry. repeated: roles that do not alternate."""
+
+_SOME_DAY = datetime.datetime(2026, 3, 9)
+"""For markers that hold the date."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def _from_file(class_name: str) -> tuple[Case, ...]:
 
 
 def _with_markers(form: ChatTemplate) -> tuple[Case, ...]:
+    form = form.on(_SOME_DAY)
     markups = (form.user, form.assistant, form.system)
     texts = {text for markup in markups if markup for text in (markup.prefix, markup.suffix)}
     texts |= {form.generation_prompt, form.bos}

@@ -6,6 +6,7 @@ Does not know any particular dialect, nor how equality is proven.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -32,6 +33,8 @@ class DialectFacts:
     """The model's name, for identifiers that must be unique."""
     other_tokens: Mapping[str, str] = field(default_factory=dict)
     """Further special tokens by the names templates know them under, such as `pad_token`."""
+    now: datetime.datetime | None = None
+    """The engine's clock; None is the real one."""
 
 
 class DialectRefused(TemplateError):

@@ -6,11 +6,13 @@ methods: values are strings, numbers, lists, maps and `Struct`s. Runs any text i
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from chat_templates.dialects import gotemplate_nodes as nodes
-from chat_templates.dialects.gotemplate_functions import FUNCTIONS
+from chat_templates.dialects.gotemplate_functions import FUNCTIONS, Function, functions_on
 from chat_templates.dialects.gotemplate_lexer import failure
 from chat_templates.dialects.gotemplate_parser import parse
 from chat_templates.dialects.gotemplate_values import (
@@ -53,9 +55,9 @@ class GoTemplate:
         """Return the names of fields the template uses, as Ollama collects them (not inside chains)."""
         return frozenset(name for tree in self.trees.values() for name in nodes.identifiers(tree))
 
-    def execute(self, data: Any, limits: Limits | None = None) -> str:
+    def execute(self, data: Any, limits: Limits | None = None, today: datetime.date | None = None) -> str:
         """Return the output for `data`. Raises `TemplateError` where Go fails or a limit is reached."""
-        run = _Run(self.trees, limits or Limits())
+        run = _Run(self.trees, limits or Limits(), FUNCTIONS if today is None else functions_on(today))
         run.template("", data, 0)
         return from_bytes(b"".join(map(to_bytes, run.out)))
 
@@ -75,8 +77,10 @@ class _Continue(_Jump):
 class _Run:
     """The output and the budget of one execution."""
 
-    def __init__(self, trees: dict[str, tuple[nodes.Node, ...]], limits: Limits) -> None:
-        self.trees, self.limits = trees, limits
+    def __init__(
+        self, trees: dict[str, tuple[nodes.Node, ...]], limits: Limits, functions: Mapping[str, Function]
+    ) -> None:
+        self.trees, self.limits, self.functions = trees, limits, functions
         self.out: list[str] = []
         self.written = self.steps = 0
 
@@ -267,7 +271,7 @@ class _Scope:
 
     def call(self, name: str, args: tuple[nodes.Operand, ...], dot: Any, final: Any) -> Any:
         given = len(args) + (final is not _MISSING)
-        function, fewest, most = FUNCTIONS.get(name, (None, 1, None))
+        function, fewest, most = self.run.functions.get(name, (None, 1, None))
         if given < fewest or (most is not None and given > most):
             self.fail(f"wrong number of args for {name}: got {given}")
         if function is None:

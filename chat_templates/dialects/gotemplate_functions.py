@@ -27,7 +27,7 @@ from chat_templates.dialects.gotemplate_values import (
     type_name,
 )
 
-__all__ = ["FUNCTIONS"]
+__all__ = ["FUNCTIONS", "Function", "functions_on"]
 
 _VERB = re.compile(r"%([-+# 0]*)(\d*)(?:\.(\d*))?(.)?", re.DOTALL)
 _HTML = {"\0": "\ufffd", '"': "&#34;", "'": "&#39;", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -216,15 +216,23 @@ def _json(value: Any) -> str:
     return to_json(value)
 
 
-def _current_date(*_: Any) -> str:
-    return datetime.date.today().isoformat()
+def _date(today: datetime.date | None, days_ago: int) -> str:
+    return ((today or datetime.date.today()) - datetime.timedelta(days=days_ago)).isoformat()
 
 
-def _yesterday_date(*_: Any) -> str:
-    return (datetime.date.today() - datetime.timedelta(days=1)).isoformat()
+def functions_on(today: datetime.date | None) -> dict[str, Function]:
+    """Return `FUNCTIONS` with `today` for the clock's date."""
+    return {
+        **FUNCTIONS,
+        "currentDate": (lambda *_: _date(today, 0), 0, None),
+        "yesterdayDate": (lambda *_: _date(today, 1), 0, None),
+    }
 
 
-FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int | None]] = {
+Function = tuple[Callable[..., Any], int, int | None]
+"""A function with the fewest and the most arguments it takes."""
+
+FUNCTIONS: dict[str, Function] = {
     "eq": (_eq, 1, None),
     "ne": (lambda first, second: not _equal(first, second), 2, 2),
     "lt": (_lt, 2, 2),
@@ -241,7 +249,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int | None]] = {
     "html": (_html, 0, None),
     "urlquery": (_urlquery, 0, None),
     "json": (_json, 1, 1),
-    "currentDate": (_current_date, 0, None),
-    "yesterdayDate": (_yesterday_date, 0, None),
+    "currentDate": (lambda *_: _date(None, 0), 0, None),
+    "yesterdayDate": (lambda *_: _date(None, 1), 0, None),
 }
 """Name to function, fewest and most arguments."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from chat_templates.dates import pieces
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.jinja_engine import JinjaRequest, shared_worker
 from chat_templates.template import ChatTemplate, Markup, Message
@@ -60,6 +61,7 @@ class JinjaDialect:
                 bos_token=facts.bos_token,
                 eos_token=facts.eos_token,
                 variables=dict(facts.other_tokens),
+                now=facts.now.isoformat() if facts.now else None,
             ),
         )
 
@@ -197,6 +199,12 @@ def _refuse(text: str) -> str:
 
 
 def _literal(text: str) -> str:
+    """Return an expression for `text`: Jinja strings, and calls for today's date between them."""
+    parts = [f"strftime_now({_quoted(part)})" if date else _quoted(part) for part, date in pieces(text)]
+    return " + ".join(parts) or "''"
+
+
+def _quoted(text: str) -> str:
     """Return `text` as a Jinja string that no lexer can end early or rewrite."""
     return "'" + "".join(_ESCAPES.get(character, character) for character in text) + "'"
 

@@ -105,7 +105,9 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         )
     if form.system_placement == "first_user":
         found["repeated"] = "the text before a user message can only be written behind an assistant's answer"
-    if form.system_placement == "last_user":
+    if form.dated:
+        found["chat"] = "today's date is part of the prompt, an LMDeploy JSON holds fixed texts only"
+    elif form.system_placement == "last_user":
         found["chat"] = "the system message stands in the last user's turn, LMDeploy writes it in front"
     elif form.dropped:
         found["chat"] = f"this template drops the text of {_roles(form.dropped)} messages, LMDeploy writes it"

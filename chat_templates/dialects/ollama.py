@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.gotemplate_values import quote
+from chat_templates.dialects.ollama_dates import DECLARATION, date_definitions, literal
 from chat_templates.dialects.ollama_messages import collate, variables
 from chat_templates.template import ChatTemplate, Markup, Message
 from errors import TemplateError
@@ -78,7 +79,9 @@ class OllamaDialect:
         if tools and "tools" not in used:
             raise DialectRefused("the Go template does not use .Tools, so Ollama refuses requests with tools")
         bos = (facts.bos_token or "") if facts.adds_bos else ""
-        return bos + template.execute(variables(messages, tools))
+        return bos + template.execute(
+            variables(messages, tools), today=facts.now.date() if facts.now else None
+        )
 
 
 def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, str]:
@@ -125,17 +128,16 @@ def _write(form: ChatTemplate, facts: DialectFacts) -> str:
         "{{- end }}",
     ]
     if form.generation_prompt:
-        closing = _literal(form.generation_prompt)
+        closing = literal(form.generation_prompt)
         lines.append(f'{{{{- if and $last (ne .Role "assistant") }}}}{closing}{{{{ end }}}}')
-    return "\n".join(lines) + "\n{{- end -}}\n"
-
-
-def _literal(text: str) -> str:
-    return "{{ " + quote(text) + " }}" if text else ""
+    body = "\n".join(lines) + "\n{{- end -}}\n"
+    if form.dated:
+        return "\n".join([*date_definitions(body), DECLARATION, body])
+    return body
 
 
 def _around(markup: Markup, content: str) -> str:
-    return _literal(markup.prefix) + content + _literal(markup.suffix)
+    return literal(markup.prefix) + content + literal(markup.suffix)
 
 
 def _fail(reason: str) -> str:
@@ -151,10 +153,10 @@ def _given(form: ChatTemplate, message: str = "") -> str:
 
 def _first(form: ChatTemplate, bos: str) -> str:
     """Return what stands in front of the first message."""
-    missing = _literal(form.missing_system) if form.system_placement == "own_turn" else ""
+    missing = literal(form.missing_system) if form.system_placement == "own_turn" else ""
     if missing and form.system is not None:
         missing = f"{{{{ if not ({_given(form)}) }}}}{missing}{{{{ end }}}}"
-    return f"{{{{ if eq $index 0 }}}}{_literal(bos)}{missing}{{{{ end }}}}" if bos or missing else ""
+    return f"{{{{ if eq $index 0 }}}}{literal(bos)}{missing}{{{{ end }}}}" if bos or missing else ""
 
 
 def _system_lines(form: ChatTemplate) -> list[str]:
@@ -178,7 +180,7 @@ def _given_block(form: ChatTemplate, markup: Markup, message: str = "") -> str:
     block = _around(markup, _content(form, "system", f"{message}.Content"))
     if form.empty_text is None or form.empty_system == "absent":
         return block
-    return f"{{{{ if {message}.Content }}}}{block}{{{{ else }}}}{_literal(form.empty_text)}{{{{ end }}}}"
+    return f"{{{{ if {message}.Content }}}}{block}{{{{ else }}}}{literal(form.empty_text)}{{{{ end }}}}"
 
 
 def _user(form: ChatTemplate) -> str:
@@ -191,7 +193,7 @@ def _user(form: ChatTemplate) -> str:
 
 
 def _system_in_user(form: ChatTemplate) -> str:
-    missing = _literal(form.missing_system)
+    missing = literal(form.missing_system)
     if form.system is None:
         return missing
     given = _given_block(form, form.system, "$first")
@@ -201,14 +203,14 @@ def _system_in_user(form: ChatTemplate) -> str:
 
 
 def _assistant(form: ChatTemplate) -> str:
-    closing = _literal(form.assistant.suffix + form.separator)
+    closing = literal(form.assistant.suffix + form.separator)
     end = f"{{{{ if not $last }}}}{closing}{{{{ end }}}}" if closing else ""
     content = _content(form, "assistant")
     if form.thinking and form.thinking.strip_history and content:
         content = (
             f'{{{{ if $last }}}}{content}{{{{ else }}}}{{{{ template "answer" .Content }}}}{{{{ end }}}}'
         )
-    return _literal(form.assistant.prefix) + content + end
+    return literal(form.assistant.prefix) + content + end
 
 
 def _content(form: ChatTemplate, role: str, value: str = ".Content") -> str:

@@ -6,10 +6,13 @@ does is all that counts. What is found is accepted only if it renders every plai
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from chat_templates.conversations import cases_of
+from chat_templates.dates import dated
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed, shared_worker
 from chat_templates.sources.cutting import NoForm, common_prefix, cut, prefixes, shared_start
 from chat_templates.template import ChatTemplate, Markup, Message, Thinking
@@ -68,8 +71,14 @@ def _assistant(number: int) -> Message:
     return {"role": "assistant", "content": f"Answer{number}A"}
 
 
-_Truth = tuple[str, Sequence[Message], str | RenderFailed]
-"""A case's name, its messages, and what the Jinja makes of them."""
+class _Truth(NamedTuple):
+    """A case of the suite, and what the Jinja makes of it on a certain day."""
+
+    name: str
+    messages: Sequence[Message]
+    text: str | RenderFailed
+    day: str
+
 
 _SYSTEM: Message = {"role": "system", "content": "SystemZero0S"}
 _PADDED = {"system": "  SystemZero0S  ", "user": "\n Question1Q \n", "assistant": "\n Answer1A \n"}
@@ -112,11 +121,11 @@ class _Prober:
     def form(self) -> ChatTemplate:
         """Return the first candidate that renders the plain chats. Raises `NoForm`, `RenderFailed`."""
         self._try([_user(1)])
-        if depends_on_date(self._jinja, self._request, worker=self._worker):
-            raise NoForm("today's date is part of its prompt")
         parts = self._parts()
         system = self._system_pieces(parts)
         chats, odd = self._truths("chat"), self._truths("repeated")
+        if any(dated(text) for text in (parts.head, parts.last, system.before if system else "")):
+            chats += self._truths("chat", _DATES[1])
         complaints: list[str] = []
         exact: list[ChatTemplate] = []
         for bos in dict.fromkeys((self._bos_of(parts), "")):
@@ -131,13 +140,15 @@ class _Prober:
         # Plain chats leave open where a turn ends and the next begins; conversations out of order tell.
         return self._refined(max(exact, key=lambda form: sum(_agrees(form, truth) for truth in odd)))
 
-    def _try(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
+    def _try(self, messages: Sequence[Message], *, prompt: bool = True, marks: bool = True) -> str:
+        """Render with marked dates, or on a certain day."""
         request = replace(self._request, messages=messages, add_generation_prompt=prompt)
+        request = replace(request, mark_dates=True) if marks else replace(request, now=_DATES[0])
         return self._worker.render(self._jinja, request)
 
-    def _maybe(self, messages: Sequence[Message], *, prompt: bool = True) -> str | None:
+    def _maybe(self, messages: Sequence[Message], *, prompt: bool = True, marks: bool = True) -> str | None:
         try:
-            return self._try(messages, prompt=prompt)
+            return self._try(messages, prompt=prompt, marks=marks)
         except RenderFailed:
             return None
 
@@ -255,7 +266,7 @@ class _Prober:
         assert markup is not None
         inner = len(before) - len(markup.prefix) - len(markup.suffix)
         framed = before.startswith(markup.prefix) and before.endswith(markup.suffix) and inner >= 0
-        if framed and (markup.prefix or markup.suffix):
+        if framed and not form.dropped and (markup.prefix or markup.suffix):
             form = replace(form, default_system=before[len(markup.prefix) : len(markup.prefix) + inner])
         else:
             form = replace(form, no_system=before)
@@ -263,7 +274,7 @@ class _Prober:
         empty = self._maybe(talk)
         if empty is not None and empty == self._maybe([_user(1)]):
             return replace(form, empty_system="absent")
-        if empty is None or empty == form.render(talk):
+        if empty is None or self._maybe(talk, marks=False) == _said(form, talk):
             return form
         lead = form.bos + (form.user.prefix if form.system_placement != "own_turn" else "")
         tail = "" if form.system_placement != "own_turn" else form.user.prefix
@@ -272,11 +283,11 @@ class _Prober:
             form = replace(form, empty_text=text[len(lead) : len(text) - len(tail)])
         return form
 
-    def _truths(self, class_name: str) -> list[_Truth]:
+    def _truths(self, class_name: str, day: str = _DATES[0]) -> list[_Truth]:
         cases = cases_of(class_name)
-        requests = [replace(self._request, messages=case.messages) for case in cases]
+        requests = [replace(self._request, messages=case.messages, now=day) for case in cases]
         results = self._worker.render_all(self._jinja, requests)
-        return [(c.name, c.messages, result) for c, result in zip(cases, results, strict=True)]
+        return [_Truth(c.name, c.messages, result, day) for c, result in zip(cases, results, strict=True)]
 
     def _refined(self, form: ChatTemplate) -> ChatTemplate:
         """Add what plain chats do not show: trimming and the stripping of past thoughts."""
@@ -290,10 +301,10 @@ class _Prober:
             "user": [padded],
             "assistant": [_user(1), padded, _user(2)],
         }[role]
-        text = self._maybe(talk)
+        text = self._maybe(talk, marks=False)
         if text is None or (role == "system" and form.system is None):
             return False
-        return text == replace(form, trimmed=frozenset({role})).render(talk) != form.render(talk)
+        return text == _said(replace(form, trimmed=frozenset({role})), talk) != _said(form, talk)
 
     def _thinking(self, form: ChatTemplate) -> Thinking | None:
         answer = {"role": "assistant", "content": "<think>\nThought1T\n</think>\n\nAnswer1A"}
@@ -304,12 +315,16 @@ class _Prober:
         return Thinking(strip_after="\n\nAnswer1A" not in text)
 
 
+def _said(form: ChatTemplate, messages: Sequence[Message]) -> str:
+    return form.render(messages, now=datetime.datetime.fromisoformat(_DATES[0]))
+
+
 def _first_difference(form: ChatTemplate, truths: Sequence[_Truth]) -> str | None:
-    for name, messages, truth in truths:
+    for name, messages, truth, day in truths:
         if isinstance(truth, RenderFailed):
             continue
         try:
-            said = form.render(messages)
+            said = form.render(messages, now=datetime.datetime.fromisoformat(day))
         except TemplateError:
             return f"with {name} it does more than a refusal"
         if said != truth:
@@ -319,4 +334,4 @@ def _first_difference(form: ChatTemplate, truths: Sequence[_Truth]) -> str | Non
 
 
 def _agrees(form: ChatTemplate, truth: _Truth) -> bool:
-    return not isinstance(truth[2], RenderFailed) and _first_difference(form, [truth]) is None
+    return not isinstance(truth.text, RenderFailed) and _first_difference(form, [truth]) is None

@@ -6,6 +6,7 @@ renderer otherwise. Does not know where the text came from (`load`) nor how a fo
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -36,6 +37,8 @@ class TemplateSource:
     """The texts handed to Jinja as `bos_token` and `eos_token`."""
     other_tokens: Mapping[str, str] = field(default_factory=dict)
     """Further special tokens handed to Jinja, such as `pad_token`, by name."""
+    now: datetime.datetime | None = None
+    """The date of prompts that hold it; None is the real clock."""
 
     def render(
         self,
@@ -53,6 +56,7 @@ class TemplateSource:
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                now=self.now,
             )
         return shared_worker().render(
             self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools)
@@ -83,4 +87,5 @@ class TemplateSource:
             bos_token=self.bos_token,
             eos_token=self.eos_token,
             variables=dict(self.other_tokens),
+            now=self.now.isoformat() if self.now else None,
         )

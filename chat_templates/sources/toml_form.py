@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chat_templates.dates import marked
 from chat_templates.template import ChatTemplate, Markup, Thinking
 from errors import TemplateError, UsageError
 
@@ -37,6 +39,7 @@ _KEYS: Mapping[str, set[str]] = {
 _CHOICES = {"placement": ("own_turn", "first_user", "last_user"), "empty": ("block", "absent")}
 _LISTS = ("aliases", "stop", "trim", "drop")
 _ROLES = ("system", "user", "assistant", "tool")
+_DATE = re.compile(r"\{date:([^{}]+)\}")
 _SCHEMA = "docs/template-toml.md describes the file on one page."
 
 
@@ -197,4 +200,4 @@ class _Reader:
                     hint="Use it with a checkpoint whose tokenizer has one, or give it under [tokens].",
                 )
             text = text.replace(placeholder, token)
-        return text
+        return _DATE.sub(lambda found: marked(found[1]), text)

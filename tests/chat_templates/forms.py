@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from chat_templates.dates import marked
 from chat_templates.template import ChatTemplate, Markup, Message, Thinking
 
 __all__ = ["conversations", "forms"]
 
 _texts = st.text(
     st.sampled_from("ab<|>[]/ \n\t\r\\'\"{}%#-_é｜▁\u3000\u00a0\u200d\u2028😊\x00\x7f"), max_size=8
+)
+_dated_texts = _texts | st.builds(
+    "{}{}{}".format, _texts, st.sampled_from(("%d %b %Y", "%Y'%m", "%e %B")).map(marked), _texts
 )
 _markups = st.builds(Markup, prefix=_texts, suffix=_texts)
 
@@ -22,12 +26,12 @@ def forms() -> st.SearchStrategy[ChatTemplate]:
         user=_markups,
         assistant=_markups,
         generation_prompt=_texts,
-        system=st.none() | _markups,
+        system=st.none() | _markups | st.builds(Markup, _dated_texts, _dated_texts),
         tool=st.none() | _markups,
-        bos=_texts,
+        bos=_dated_texts,
         system_placement=st.sampled_from(("own_turn", "first_user", "last_user")),
         default_system=st.none() | _texts,
-        no_system=_texts,
+        no_system=_dated_texts,
         empty_system=st.sampled_from(("block", "absent")),
         empty_text=st.none() | _texts,
         separator=_texts,

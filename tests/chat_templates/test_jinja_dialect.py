@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,20 +16,22 @@ from chat_templates.template import ChatTemplate, Markup, Message
 from errors import TemplateError
 from tests.chat_templates.forms import conversations, forms
 
+NOW = datetime.datetime(2031, 5, 7, 23, 59, 59)
+
 
 @settings(deadline=None, max_examples=250)
 @given(forms(), st.lists(conversations(), min_size=4, max_size=4), st.booleans())
 def test_written_jinja_renders_as_the_form(
     form: ChatTemplate, talks: list[list[Message]], prompt: bool
 ) -> None:
-    requests = [JinjaRequest(talk, add_generation_prompt=prompt) for talk in talks]
+    requests = [JinjaRequest(talk, add_generation_prompt=prompt, now=NOW.isoformat()) for talk in talks]
     for talk, said in zip(talks, shared_worker().render_all(write_jinja(form), requests), strict=True):
         assert (None if isinstance(said, RenderFailed) else said) == _by_form(form, talk, prompt)
 
 
 def _by_form(form: ChatTemplate, talk: list[Message], prompt: bool) -> str | None:
     try:
-        return form.render(talk, add_generation_prompt=prompt)
+        return form.render(talk, add_generation_prompt=prompt, now=NOW)
     except TemplateError:
         return None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chat_templates.dates import marked
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.ollama import OllamaDialect, collate, limits
@@ -27,6 +30,7 @@ CHATML = ChatTemplate(
     stop=("<|im_end|>",),
 )
 NO_BOS = DialectFacts()
+NOW = datetime.datetime(2031, 5, 7, 23, 59, 59)
 
 
 def form(**changes: Any) -> ChatTemplate:
@@ -49,27 +53,33 @@ def said(*contents: str, first: str = "user") -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
 
 
-def go_render(text: str, messages: list[dict[str, Any]]) -> str | None:
+def go_render(text: str, messages: list[dict[str, Any]], now: datetime.datetime = NOW) -> str | None:
     """Run `text` with Go itself on what Ollama would hand over."""
     system, merged = collate(messages)
     structs = [{"Role": m["role"], "Content": m["content"]} for m in merged]
-    out = go_oracle().render(text, {"System": system, "Response": ""}, structs)
+    out = go_oracle().render(text, {"System": system, "Response": ""}, structs, str(now.date()))
     return None if out is None else out.decode()
 
 
-def expected(template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
+def expected(template: ChatTemplate, messages: list[dict[str, Any]], now: datetime.datetime = NOW) -> str:
     last = messages[-1]["role"] == "assistant"
-    return template.render(messages, add_generation_prompt=not last, continue_final_message=last)
+    return template.render(messages, add_generation_prompt=not last, continue_final_message=last, now=now)
 
 
-def agrees(template: ChatTemplate, messages: list[dict[str, Any]], facts: DialectFacts = NO_BOS) -> None:
+def agrees(
+    template: ChatTemplate,
+    messages: list[dict[str, Any]],
+    facts: DialectFacts = NO_BOS,
+    now: datetime.datetime = NOW,
+) -> None:
     text = write(template, facts)
     last = messages[-1]["role"] == "assistant"
-    wanted = expected(template, messages)
+    wanted = expected(template, messages, now)
+    facts = replace(facts, now=now)
     got = DIALECT.render(text, messages, facts, add_generation_prompt=not last, continue_final_message=last)
     assert got == wanted
     bos = facts.bos_token or "" if facts.adds_bos else ""
-    ran = go_render(text, messages)
+    ran = go_render(text, messages, now)
     assert ran is not None
     assert bos + ran == wanted
 
@@ -151,6 +161,7 @@ def test_says_what_the_form_says(name: str, contents: tuple[str, ...]) -> None:
 
 texts = st.text(st.sampled_from('aé {}"`\n\t\u00a0\u3000<|>%-/*\\0\u200d😀'), max_size=8)
 markups = st.builds(Markup, texts, texts)
+dated = texts | st.sampled_from(["%d %b %Y", "a%Y-%m-%db", "%B %-d, %y%%"]).map(marked)
 forms = st.builds(
     ChatTemplate,
     name=st.just("any"),
@@ -161,7 +172,7 @@ forms = st.builds(
     bos=st.sampled_from(["", "<s>", "<s>\n"]),
     system_placement=st.sampled_from(["own_turn", "first_user", "last_user"]),
     default_system=st.none() | texts,
-    no_system=texts,
+    no_system=dated,
     empty_system=st.sampled_from(["block", "absent"]),
     empty_text=st.none() | texts,
     dropped=st.sampled_from([frozenset(), frozenset({"system"}), frozenset({"user", "assistant"})]),
@@ -181,6 +192,23 @@ def test_says_what_any_form_says(
     if system is not None and template.system is not None:
         messages = [{"role": "system", "content": system}, *messages]
     agrees(template, messages, DialectFacts(bos_token="<s>", adds_bos=adds_bos and bool(template.bos)))
+
+
+def test_every_day_of_a_leap_year_is_written_as_python_does() -> None:
+    patterns = ["%Y-%m-%d", "%d %b %Y", "%B %d, %Y", "%-d.%-m.%y", "%e %h", "%F%%"]
+    template = form(
+        system=Markup("|".join(map(marked, patterns)), ";"), default_system=marked("%B"), bos=marked("%d")
+    )
+    for day in range(0, 366, 1):
+        now = datetime.datetime(2028, 1, 1) + datetime.timedelta(days=day)
+        agrees(template, said("Be brief.", "Hi", first="system"), now=now)
+        agrees(template, said("Hi"), now=now)
+
+
+@pytest.mark.parametrize("pattern", ["%A", "%H:%M", "%j", "%", "%_d"])
+def test_a_date_that_ollama_cannot_write_is_refused_in_words(pattern: str) -> None:
+    with pytest.raises(DialectRefused, match="year, month and day only"):
+        write(form(no_system=marked(pattern)))
 
 
 def test_bos_is_written_only_when_the_tokenizer_does_not_add_it() -> None:

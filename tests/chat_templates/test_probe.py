@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import pytest
 from hypothesis import given, settings
 
 from chat_templates.conversations import cases_of
+from chat_templates.dates import marked
 from chat_templates.dialects.jinja import write_jinja
 from chat_templates.jinja_engine import JinjaRequest, shared_worker
 from chat_templates.sources.probe import depends_on_date, probe
@@ -61,7 +63,7 @@ def test_a_form_that_is_found_is_exact_for_plain_chats(form: ChatTemplate) -> No
             "does not write the messages once",
         ),
         (_OPEN + "{{ loop.index }}:{{ m.content }};{% endfor %}", "later turns differently"),
-        ("{{ strftime_now('%Y') }}" + _OPEN + "{{ m.content }};{% endfor %}", "today's date"),
+        ("{{ strftime_now('%Y') | int + 1 }}" + _OPEN + "{{ m.content }};{% endfor %}", "with 1 turn"),
         (
             "{% if messages | length > 2 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}",
             "several turns",
@@ -134,6 +136,27 @@ def test_a_template_that_raises_says_so() -> None:
     found = probe("{{ raise_exception('never') }}", name="x")
     assert found.broken is not None
     assert "never" in (found.refusal or "")
+
+
+def test_dates_are_found_with_their_patterns() -> None:
+    found = probe(
+        "Today: {{ strftime_now('%d %b %Y') }}." + _OPEN + "<{{ m.content }}>{% endfor %}", name="x"
+    )
+    assert found.form is not None
+    assert found.form.dated
+    assert found.form.no_system == f"Today: {marked('%d %b %Y')}."
+    question = [{"role": "user", "content": "a"}]
+    assert found.form.render(question, now=datetime.datetime(2030, 5, 7)) == "Today: 07 May 2030.<a>"
+    assert not found.form.on(datetime.datetime(2030, 5, 7)).dated
+
+
+@pytest.mark.parametrize(
+    "name", ["meta-llama-Llama-3.2-3B-Instruct", "openai-gpt-oss-120b", "ibm-granite-granite-3.1-8b-instruct"]
+)
+def test_public_templates_with_dates_have_a_form(name: str) -> None:
+    found = probe(original(name), name=name, bos_token="<s>", eos_token="</s>").form
+    assert found is not None
+    assert found.dated
 
 
 def test_dates_are_seen() -> None:

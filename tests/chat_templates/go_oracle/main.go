@@ -36,6 +36,7 @@ type request struct {
 	Data      json.RawMessage
 	Messages  []*message
 	Printable bool
+	Today     string
 	Quote     *string
 }
 
@@ -75,7 +76,11 @@ func execute(r request) (text string, err error) {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	parsed, err := template.New("").Option("missingkey=zero").Funcs(functions).Parse(r.Template)
+	blank := template.New("").Option("missingkey=zero").Funcs(functions)
+	if r.Today != "" {
+		blank = blank.Funcs(template.FuncMap{"currentDate": func(...string) string { return r.Today }})
+	}
+	parsed, err := blank.Parse(r.Template)
 	if err != nil {
 		return "", err
 	}

@@ -42,9 +42,9 @@ class GoOracle:
         answer: dict[str, str] = json.loads(stdout.readline())
         return answer
 
-    def render(self, template: str, data: Any, messages: Any = None) -> bytes | None:
-        """Return Go's output, None where Go fails."""
-        answer = self.ask(template=template, data=data, messages=messages)
+    def render(self, template: str, data: Any, messages: Any = None, today: str = "") -> bytes | None:
+        """Return Go's output, None where Go fails. `today` takes the place of the clock's date."""
+        answer = self.ask(template=template, data=data, messages=messages, today=today)
         return base64.b64decode(answer["out"]) if "out" in answer else None
 
     def close(self) -> None:
