@@ -239,7 +239,7 @@ def test_waiting_can_be_given_up(start: Start) -> None:
 
     with Client(url, guard=guard) as client, pytest.raises(Interrupted):
         Ladder(client, Target(), patience=9).climb()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 8
 
 
 @pytest.mark.parametrize(
