@@ -7,15 +7,16 @@ does is all that counts. What is found is accepted only if it renders every plai
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from chat_templates.conversations import cases_of
 from chat_templates.dates import dated
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed, shared_worker
-from chat_templates.sources.cutting import NoForm, common_prefix, cut, prefixes, shared_start
-from chat_templates.template import ChatTemplate, Markup, Message, Thinking
+from chat_templates.sources.candidates import Findings, Parts, SystemParts
+from chat_templates.sources.cutting import NoForm, common_prefix, cut, shared_start
+from chat_templates.template import ChatTemplate, Message, Thinking
 from errors import TemplateError
 
 __all__ = ["Probed", "depends_on_date", "probe"]
@@ -85,34 +86,6 @@ _PADDED = {"system": "  SystemZero0S  ", "user": "\n Question1Q \n", "assistant"
 _TALK: tuple[Message, ...] = (_user(1), _assistant(1), _user(2), _assistant(2), _user(3))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The texts between the contents of a rendering, cut where the form cuts."""
-
-    head: str
-    user_suffix: str
-    assistant_prefix: str
-    assistant_suffix: str
-    rest: str
-    """Between an assistant's suffix and the next question: separator and user prefix."""
-    generation_prompt: str
-    last: str = ""
-    """In front of the last question only."""
-
-
-@dataclass(frozen=True)
-class _System:
-    """The texts around a system message."""
-
-    before: str
-    after: str
-    """Up to the question that it stands in front of."""
-    dropped: bool = False
-    """Its content is not written."""
-    last: bool = False
-    """It stands in the last user's turn."""
-
-
 class _Prober:
     def __init__(self, jinja: str, name: str, request: JinjaRequest, worker: JinjaWorker) -> None:
         self._jinja, self._name, self._request, self._worker = jinja, name, request, worker
@@ -124,12 +97,15 @@ class _Prober:
         parts = self._parts()
         system = self._system_pieces(parts)
         chats, odd = self._truths("chat"), self._truths("repeated")
-        if any(dated(text) for text in (parts.head, parts.last, system.before if system else "")):
+        if dated((parts, system)):
             chats += self._truths("chat", _DATES[1])
+        findings = Findings(
+            self._name, parts, system, self._lead([]) or "", self._lead([{**_SYSTEM, "content": ""}])
+        )
         complaints: list[str] = []
         exact: list[ChatTemplate] = []
         for bos in dict.fromkeys((self._bos_of(parts), "")):
-            for form in self._candidates(parts, system, bos):
+            for form in findings.candidates(bos):
                 difference = _first_difference(form, chats)
                 exact += [form] if difference is None else []
                 complaints += [difference] if difference else []
@@ -152,7 +128,7 @@ class _Prober:
         except RenderFailed:
             return None
 
-    def _parts(self) -> _Parts:
+    def _parts(self) -> Parts:
         talk = self._maybe(_TALK)
         if talk is None:
             raise NoForm("it refuses a conversation of several turns")
@@ -165,7 +141,7 @@ class _Prober:
         ended = self._maybe(_TALK[:2], prompt=False)
         ending = cut(ended, _TALK[:2])[-1] if ended is not None else after
         assistant_suffix = shared_start(after, ending)
-        return _Parts(
+        return Parts(
             head=head,
             user_suffix=user_suffix,
             assistant_prefix=mid[len(user_suffix) :],
@@ -175,7 +151,7 @@ class _Prober:
             last=after2[len(after) :],
         )
 
-    def _system_pieces(self, parts: _Parts) -> _System | None:
+    def _system_pieces(self, parts: Parts) -> SystemParts | None:
         """Return the texts around a system message; None if it is refused."""
         text = self._maybe((_SYSTEM, *_TALK))
         if text is None:
@@ -185,10 +161,10 @@ class _Prober:
             bos = self._bos_of(parts)
             if not head.startswith(bos):
                 raise NoForm("it drops the system message, and BOS with it")
-            return _System(bos, head[len(bos) :], dropped=True)
+            return SystemParts(bos, head[len(bos) :], dropped=True)
         if text.find(_SYSTEM["content"]) < text.find(_TALK[0]["content"]):
             before, after = cut(text, (_SYSTEM, *_TALK))[:2]
-            return _System(before, after)
+            return SystemParts(before, after)
         moved = cut(
             text,
             (*_TALK[:-1], _SYSTEM, _TALK[-1]),
@@ -196,92 +172,18 @@ class _Prober:
         )
         if not moved[4].startswith(parts.assistant_suffix + parts.rest):
             raise NoForm("it writes the system message neither in front nor in a user's turn")
-        return _System(moved[4][len(parts.assistant_suffix + parts.rest) :], moved[5], last=True)
+        return SystemParts(moved[4][len(parts.assistant_suffix + parts.rest) :], moved[5], last=True)
 
-    def _bos_of(self, parts: _Parts) -> str:
+    def _lead(self, before: Sequence[Message]) -> str | None:
+        """Return what is written before the text of a question that follows `before`."""
+        text = self._maybe([*before, _user(1)])
+        return None if text is None else text.partition(_user(1)["content"])[0]
+
+    def _bos_of(self, parts: Parts) -> str:
         bos = self._bos or ""
         if not parts.head.startswith(bos) or bos in parts.generation_prompt:
             return ""  # absent, or a token that begins every turn, as SmolLM2's <|im_start|> does
         return bos
-
-    def _candidates(self, parts: _Parts, system: _System | None, bos: str) -> Iterator[ChatTemplate]:
-        """Yield the forms that the differences allow, the likelier ones first."""
-        head = parts.head[len(bos) :]
-        shared, *nothing = prefixes(head, parts.rest)
-        for user_prefix in (shared, None, *nothing):
-            if user_prefix is None:
-                yield from self._first_user(parts, bos, system) if system else ()
-                continue
-            plain = self._plain(parts, bos, user_prefix)
-            before = head[: len(head) - len(user_prefix)]
-            if parts.last or (system and system.last):
-                yield from self._last_user(replace(plain, bos=bos + before), parts, system)
-            elif system is None:
-                yield replace(plain, no_system=before)
-            else:
-                yield from self._own_turn(plain, before, system)
-
-    def _plain(self, parts: _Parts, bos: str, user_prefix: str) -> ChatTemplate:
-        return ChatTemplate(
-            name=self._name,
-            user=Markup(user_prefix, parts.user_suffix),
-            assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
-            generation_prompt=parts.generation_prompt,
-            bos=bos,
-            separator=parts.rest[: len(parts.rest) - len(user_prefix)],
-        )
-
-    def _own_turn(self, plain: ChatTemplate, before: str, system: _System) -> Iterator[ChatTemplate]:
-        pre, post = system.before, system.after
-        if not (pre.startswith(plain.bos) and post.endswith(plain.user.prefix)):
-            return
-        markup = Markup(pre[len(plain.bos) :], post[: len(post) - len(plain.user.prefix)])
-        dropped = frozenset({"system"}) if system.dropped else frozenset()
-        yield self._with_default(replace(plain, system=markup, dropped=dropped), before)
-
-    def _first_user(self, parts: _Parts, bos: str, system: _System) -> Iterator[ChatTemplate]:
-        """Yield the form whose system block stands between the user's prefix and the question."""
-        head, pre = parts.head[len(bos) :], system.before[len(bos) :]
-        user_prefix = common_prefix(pre, head)
-        while not parts.rest.endswith(user_prefix):
-            user_prefix = user_prefix[:-1]
-        if user_prefix and not system.dropped and not system.last:
-            block = Markup(pre[len(user_prefix) :], system.after)
-            plain = replace(self._plain(parts, bos, user_prefix), system=block, system_placement="first_user")
-            yield self._with_default(plain, head[len(user_prefix) :])
-
-    def _last_user(
-        self, plain: ChatTemplate, parts: _Parts, system: _System | None
-    ) -> Iterator[ChatTemplate]:
-        """Yield the form whose system block stands in front of the last question."""
-        plain = replace(plain, system_placement="last_user", no_system=parts.last)
-        if system is None:
-            yield plain
-        elif system.last:
-            yield self._with_default(replace(plain, system=Markup(system.before, system.after)), parts.last)
-
-    def _with_default(self, form: ChatTemplate, before: str) -> ChatTemplate:
-        """Read the text that stands where the system block would as a default system message, or as such."""
-        markup = form.system
-        assert markup is not None
-        inner = len(before) - len(markup.prefix) - len(markup.suffix)
-        framed = before.startswith(markup.prefix) and before.endswith(markup.suffix) and inner >= 0
-        if framed and not form.dropped and (markup.prefix or markup.suffix):
-            form = replace(form, default_system=before[len(markup.prefix) : len(markup.prefix) + inner])
-        else:
-            form = replace(form, no_system=before)
-        talk = [{"role": "system", "content": ""}, _user(1)]
-        empty = self._maybe(talk)
-        if empty is not None and empty == self._maybe([_user(1)]):
-            return replace(form, empty_system="absent")
-        if empty is None or self._maybe(talk, marks=False) == _said(form, talk):
-            return form
-        lead = form.bos + (form.user.prefix if form.system_placement != "own_turn" else "")
-        tail = "" if form.system_placement != "own_turn" else form.user.prefix
-        text = empty.partition(_user(1)["content"])[0]
-        if text.startswith(lead) and text.endswith(tail) and len(text) >= len(lead) + len(tail):
-            form = replace(form, empty_text=text[len(lead) : len(text) - len(tail)])
-        return form
 
     def _truths(self, class_name: str, day: str = _DATES[0]) -> list[_Truth]:
         cases = cases_of(class_name)
