@@ -121,13 +121,13 @@ def show_inspection(inspection: Inspection) -> None:
         out.print("\n[green]Nothing is wrong with it.[/]")
 
 
-def show_proof(proof: Proof, findings: Sequence[Finding], files: Mapping[str, Path]) -> None:
+def show_proof(proof: Proof, findings: Sequence[Finding], files: Sequence[Path]) -> None:
     from chat_templates.show import print_proof
 
     show_findings(findings)
     print_proof(proof, out)
     show_findings(proof.stops.findings if proof.stops else ())
-    for path in files.values():
+    for path in files:
         print_line(f"Wrote {path}")
 
 

@@ -57,6 +57,12 @@ def inspect(model: Path, source: str) -> Result:
     "-o", "--output", type=click.Path(path_type=Path), help="Write the dialects and proof.json here."
 )
 @click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the proof as a page: every conversation with both prompts.",
+)
 @click.option("--match", is_flag=True, help="Only tell which bundled families the template is.")
 @click.option("--list", "show_list", is_flag=True, help="Only list the bundled families; needs no MODEL.")
 @verb
@@ -66,6 +72,7 @@ def template(
     dialects: tuple[str, ...],
     output: Path | None,
     allow_inexact: bool,
+    html: Path | None,
     match: bool,
     show_list: bool,
 ) -> Result:
@@ -86,12 +93,18 @@ def template(
         return _match_families(model, source)
     checkpoint, training = open_model(model, source)
     findings = inspect_template(checkpoint, training)
-    proof = prove(training, checkpoint, dialects or DIALECTS)
+    proof = prove(training, checkpoint, dialects or DIALECTS, every_case=html is not None)
     files = export_dialects(proof, output, allow_inexact=allow_inexact) if output else {}
+    if html is not None:
+        from chat_templates.report_html import write_report
+
+        write_report(html, proof, findings, checkpoint)
     asked_and_refused = [name for name in dialects if not proof.dialects[name].ok]
     code = 1 if asked_and_refused else 0
     data = {**proof.as_json(files), "findings": [finding.as_json() for finding in findings]}
-    return data, lambda: console.show_proof(proof, findings, files), code
+    data["html"] = str(html) if html else None
+    written = [*files.values(), *([html] if html else [])]
+    return data, lambda: console.show_proof(proof, findings, written), code
 
 
 def _list_families() -> Result:

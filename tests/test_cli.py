@@ -119,6 +119,16 @@ def test_a_checkpoint_without_weights_is_proven_and_matched(sample: Path, tmp_pa
     assert "family:smollm2" in portside("template", model, "--match").stdout
 
 
+def test_the_proof_as_a_page(sample: Path, tmp_path: Path) -> None:
+    done = portside("template", sample, "--html", tmp_path / "report.html", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["html"] == str(tmp_path / "report.html")
+    assert "Which river runs through Vienna?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    nowhere = portside("template", sample, "--html", tmp_path / "report.html" / "x.html")
+    assert nowhere.returncode != 0
+    assert "Traceback" not in nowhere.stderr
+
+
 def test_a_dialect_that_was_asked_for_and_is_refused_is_exit_code_1(sample: Path) -> None:
     done = portside("template", sample, "--template", "family:chatml", "--to", "lmdeploy", "--json")
     assert done.returncode == 1
