@@ -11,7 +11,7 @@ from dataclasses import replace
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import JinjaRequest, RenderFailed, shared_worker
 from chat_templates.sources.load import other_tokens, special_tokens
-from chat_templates.sources.probe import depends_on_date
+from chat_templates.sources.probe import depends_on_date, reads_parts_only
 from chat_templates.sources.source import TemplateSource
 from checkpoint import Checkpoint, Finding
 from errors import TemplateError
@@ -38,6 +38,7 @@ def inspect_template(checkpoint: Checkpoint, source: TemplateSource | None = Non
         eos_token=eos,
         variables=other_tokens(checkpoint),
     )
+    question = replace(question, typed_content=reads_parts_only(stored, question))
     result = shared_worker().render_all(stored, [question])[0]
     if isinstance(result, RenderFailed):
         return (_broken(result, foreign),)

@@ -59,6 +59,8 @@ class JinjaRequest:
     """Further template variables, such as other special tokens or `enable_thinking`."""
     now: str | None = None
     """ISO date and time that `strftime_now` sees; None is the real clock."""
+    typed_content: bool = False
+    """Hand texts over as lists of one part, `[{"type": "text", "text": …}]`."""
     mark_dates: bool = False
     """Write the patterns themselves in the place of dates, between the marks of `dates`."""
 
@@ -72,6 +74,7 @@ class JinjaRequest:
             "tools": None if self.tools is None else list(self.tools),
             "variables": {**{k: v for k, v in tokens.items() if v is not None}, **self.variables},
             "now": self.now,
+            "typed_content": self.typed_content,
             "date_marks": MARKS if self.mark_dates else None,
         }
 

@@ -119,6 +119,8 @@ def render(text: str, request: dict[str, Any], output_limit: int) -> str:
     final: str | None = None
     if request.get("continue_final_message"):
         final = _tag_final_message(text, messages)
+    if request.get("typed_content"):
+        messages = [_typed(message) for message in messages]
     variables = dict(request.get("variables") or {})
     if request.get("date_marks"):
         before, after = request["date_marks"]
@@ -135,6 +137,14 @@ def render(text: str, request: dict[str, Any], output_limit: int) -> str:
     )
     prompt = "".join(_limited(parts, output_limit))
     return prompt if final is None else _cut_after(prompt, final)
+
+
+def _typed(message: dict[str, Any]) -> dict[str, Any]:
+    """Give the text as a list of one part, as engines do for templates that read only such lists."""
+    content = message.get("content")
+    return (
+        {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+    )
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def prove(
             f"There is no dialect {unknown[0]!r}.", hint=f"The dialects are {', '.join(DIALECTS)}."
         )
     stops = analyse_stops(source, checkpoint) if checkpoint is not None else None
-    dated = replace(source, now=source.now or datetime.datetime.now())  # no midnight between two prompts
+    # One moment for all, lest midnight come between two prompts.
+    dated = replace(source, now=source.now or datetime.datetime.now())
     suite = measured_suite(dated)
     proofs = {}
     for name in dialects:
@@ -181,7 +182,13 @@ def facts_of(source: TemplateSource, checkpoint: Checkpoint | None, *, gguf: boo
     A GGUF of ours (`gguf`) adds BOS only where the training prompts begin with it: llama.cpp adds it to every
     prompt or to none.
     """
-    facts = DialectFacts(source.bos_token, source.eos_token, other_tokens=source.other_tokens, now=source.now)
+    facts = DialectFacts(
+        source.bos_token,
+        source.eos_token,
+        other_tokens=source.other_tokens,
+        typed_content=source.typed_content,
+        now=source.now,
+    )
     if checkpoint is None:
         return facts
     adds_bos = checkpoint.tokenizer.adds_bos and not (gguf and source.begins_with_bos() is False)

@@ -33,6 +33,8 @@ class DialectFacts:
     """The model's name, for identifiers that must be unique."""
     other_tokens: Mapping[str, str] = field(default_factory=dict)
     """Further special tokens by the names templates know them under, such as `pad_token`."""
+    typed_content: bool = False
+    """The engine hands contents to a Jinja as lists of parts, because the Jinja reads nothing else."""
     now: datetime.datetime | None = None
     """The engine's clock; None is the real one."""
 

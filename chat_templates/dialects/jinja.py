@@ -61,6 +61,7 @@ class JinjaDialect:
                 bos_token=facts.bos_token,
                 eos_token=facts.eos_token,
                 variables=dict(facts.other_tokens),
+                typed_content=facts.typed_content,
                 now=facts.now.isoformat() if facts.now else None,
             ),
         )

@@ -97,6 +97,7 @@ def source_of_jinja(
         bos_token=bos,
         eos_token=eos,
         other_tokens=others,
+        typed_content=probed.typed_content,
     )
 
 

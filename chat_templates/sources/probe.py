@@ -19,7 +19,7 @@ from chat_templates.sources.cutting import NoForm, common_prefix, cut, shared_st
 from chat_templates.template import ChatTemplate, Message, Thinking
 from errors import TemplateError
 
-__all__ = ["Probed", "depends_on_date", "probe"]
+__all__ = ["Probed", "depends_on_date", "probe", "reads_parts_only"]
 
 _DATES = ("1987-03-09T10:11:12", "2033-11-28T21:22:23")
 
@@ -32,6 +32,8 @@ class Probed:
     refusal: str | None = None
     broken: RenderFailed | None = None
     """Set when the template does not even render one question."""
+    typed_content: bool = False
+    """It writes texts that come as lists of parts, and not those that come as they are."""
 
 
 def probe(
@@ -45,13 +47,29 @@ def probe(
 ) -> Probed:
     """Return the form of the Jinja text `jinja`, proven on the plain chats of the suite."""
     empty = JinjaRequest((), bos_token=bos_token, eos_token=eos_token, variables=dict(other_tokens or {}))
-    prober = _Prober(jinja, name, empty, worker or shared_worker())
+    typed = reads_parts_only(jinja, empty, worker=worker)
+    prober = _Prober(jinja, name, replace(empty, typed_content=typed), worker or shared_worker())
     try:
-        return Probed(prober.form())
+        return Probed(prober.form(), typed_content=typed)
     except RenderFailed as error:
-        return Probed(None, error.message, broken=error)
+        return Probed(None, error.message, broken=error, typed_content=typed)
     except NoForm as reason:
-        return Probed(None, str(reason))
+        return Probed(None, str(reason), typed_content=typed)
+
+
+def reads_parts_only(jinja: str, request: JinjaRequest, *, worker: JinjaWorker | None = None) -> bool:
+    """Say whether a question gets into the prompt only as a list of parts; `request` gives the tokens.
+
+    Templates of models that see images are often so. vLLM and llama.cpp notice and hand texts over as lists.
+    """
+    plain = replace(request, messages=(_user(1),))
+    text: str = _user(1)["content"]
+    worker = worker or shared_worker()
+    said = worker.render_all(jinja, [plain])[0]
+    if (isinstance(said, str) and text in said) or (isinstance(said, RenderFailed) and said.kind == "limit"):
+        return False
+    typed = worker.render_all(jinja, [replace(plain, typed_content=True)])[0]
+    return isinstance(typed, str) and text in typed and repr(text) not in typed
 
 
 def depends_on_date(

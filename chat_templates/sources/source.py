@@ -37,6 +37,8 @@ class TemplateSource:
     """The texts handed to Jinja as `bos_token` and `eos_token`."""
     other_tokens: Mapping[str, str] = field(default_factory=dict)
     """Further special tokens handed to Jinja, such as `pad_token`, by name."""
+    typed_content: bool = False
+    """The Jinja reads contents as lists of parts only; engines that run it see that and hand them over so."""
     now: datetime.datetime | None = None
     """The date of prompts that hold it; None is the real clock."""
 
@@ -87,5 +89,6 @@ class TemplateSource:
             bos_token=self.bos_token,
             eos_token=self.eos_token,
             variables=dict(self.other_tokens),
+            typed_content=self.typed_content,
             now=self.now.isoformat() if self.now else None,
         )

@@ -138,6 +138,24 @@ def test_a_template_that_raises_says_so() -> None:
     assert "never" in (found.refusal or "")
 
 
+_PARTS = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text }}{% endfor %};{% endfor %}"
+
+
+@pytest.mark.parametrize("jinja", [_PARTS, "{{ messages[0].content[0].text.strip() and '' }}" + _PARTS])
+def test_a_template_that_reads_lists_of_parts_only_is_given_such(jinja: str) -> None:
+    found = probe(jinja, name="x")
+    assert found.typed_content
+    assert found.form is not None
+    assert found.form.render([{"role": "user", "content": "a"}]) == "user:a;"
+
+
+@pytest.mark.parametrize(
+    "jinja", ["{{ messages }}", "{{ messages[0].content }}", "{{ messages[0].content[0] }}"]
+)
+def test_other_templates_are_given_plain_texts(jinja: str) -> None:
+    assert not probe(jinja, name="x").typed_content
+
+
 def test_dates_are_found_with_their_patterns() -> None:
     found = probe(
         "Today: {{ strftime_now('%d %b %Y') }}." + _OPEN + "<{{ m.content }}>{% endfor %}", name="x"

@@ -62,6 +62,27 @@ def test_tools_are_absent_where_the_template_ignores_them() -> None:
     assert status(load_source("family:chatml", None), "ollama")["tools"] == "absent"
 
 
+@pytest.mark.parametrize("name", ["HuggingFaceTB-SmolVLM-256M-Instruct", "MiniMaxAI-MiniMax-VL-01"])
+def test_templates_that_read_parts_are_exact_in_jinja_and_in_ollama(name: str) -> None:
+    source = of_corpus(name)
+    assert source.typed_content
+    proof = prove(source, None, ("jinja", "ollama"))
+    assert proof.dialects["jinja"].exact
+    assert proof.dialects["ollama"].ok
+    assert proof.dialects["ollama"].classes["prefill"].status == "exact"
+    assert status(source, "ollama")["unicode"] == "exact"
+
+
+@pytest.mark.parametrize(
+    "name", ["meta-llama-Llama-3.2-3B-Instruct", "openai-gpt-oss-120b", "ibm-granite-granite-3.1-8b-instruct"]
+)
+def test_dated_templates_are_exact_in_ollama_and_refused_by_lmdeploy(name: str) -> None:
+    proof = prove(of_corpus(name), None)
+    assert proof.dialects["jinja"].exact
+    assert proof.dialects["ollama"].ok
+    assert "today's date" in (proof.dialects["lmdeploy"].refusal or "").lower()
+
+
 def test_a_case_that_the_template_refuses_asks_nothing_of_a_dialect() -> None:
     source = of_corpus("google-gemma-2-2b-it", "<bos>", "<eos>")
     result = prove(source, None, ("jinja",)).dialects["jinja"].classes["chat"]
