@@ -9,55 +9,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
+from checkpoint.gguf import ALIGNMENT, MAGIC, Kind
+
 __all__ = ["ALIGNMENT", "MAGIC", "VERSION", "Field", "Kind", "boolean", "encode_field", "encode_string"]
 __all__ += ["float32", "float32s", "int32s", "string", "strings", "uint32"]
 
-MAGIC = b"GGUF"
 VERSION = 3
-ALIGNMENT = 32
 
-
-class Kind(IntEnum):
-    """The value types of GGUF."""
-
-    UINT8 = 0
-    INT8 = 1
-    UINT16 = 2
-    INT16 = 3
-    UINT32 = 4
-    INT32 = 5
-    FLOAT32 = 6
-    BOOL = 7
-    STRING = 8
-    ARRAY = 9
-    UINT64 = 10
-    INT64 = 11
-    FLOAT64 = 12
-
-    @property
-    def format(self) -> str:
-        """The `struct` format of a scalar; strings and arrays have none."""
-        return _FORMATS[self]
-
-
-_FORMATS = {
-    Kind.UINT8: "<B",
-    Kind.INT8: "<b",
-    Kind.UINT16: "<H",
-    Kind.INT16: "<h",
-    Kind.UINT32: "<I",
-    Kind.INT32: "<i",
-    Kind.FLOAT32: "<f",
-    Kind.BOOL: "<?",
-    Kind.UINT64: "<Q",
-    Kind.INT64: "<q",
-    Kind.FLOAT64: "<d",
-}
 
 _NUMPY = {Kind.INT32: "<i4", Kind.FLOAT32: "<f4"}
 

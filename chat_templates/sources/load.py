@@ -1,7 +1,7 @@
 """`load_source`: what the user names with --template, as a `TemplateSource`.
 
-Knows the spellings: `checkpoint`, `family:NAME`, `xtuner:…`, `llamafactory:…`, a path that ends in .jinja or
-.toml. Does not know how a form is found (`probe`), the TOML schema (`toml_form`), nor any trainer.
+Knows the spellings: `checkpoint`, `family:NAME`, `xtuner:…`, `llamafactory:…`, a path that ends in .jinja,
+.toml or .gguf. Does not know how a form is found (`probe`), the TOML schema (`toml_form`), nor any trainer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.toml_form import FormFile, Tokens, families, read_family, read_form
 from chat_templates.sources.xtuner import load_xtuner
 from checkpoint import Checkpoint
+from checkpoint.gguf import read_header
 from errors import TemplateError, UsageError
 
 __all__ = ["load_source", "source_of_form", "source_of_jinja"]
@@ -48,9 +49,12 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
         return source_of_jinja(
             spec, f"the Jinja template {path}", _read(path), tokens, path.stem, other_tokens(checkpoint)
         )
+    if path.suffix == ".gguf":
+        return _from_gguf(spec, path)
     raise UsageError(
         f"{spec!r} is not a chat template source.",
-        hint="It is checkpoint, family:NAME, xtuner:NAME, llamafactory:NAME, FILE.jinja or FILE.toml; the "
+        hint="It is checkpoint, family:NAME, xtuner:NAME, llamafactory:NAME, FILE.jinja, FILE.toml or "
+        "FILE.gguf; the "
         "families are " + ", ".join(families()) + ".",
     )
 
@@ -139,6 +143,26 @@ def _from_checkpoint(checkpoint: Checkpoint | None) -> TemplateSource:
         checkpoint.name,
         other_tokens(checkpoint),
     )
+
+
+def _from_gguf(spec: str, path: Path) -> TemplateSource:
+    """Return the template inside a GGUF file, with the BOS and EOS that this file names."""
+    header = read_header(path, ("tokenizer.ggml.tokens",))
+    if header.chat_template is None:
+        raise TemplateError(
+            f"{path} holds no chat template (tokenizer.chat_template).",
+            hint="Name the one its model was trained with: --template family:NAME, FILE.jinja or FILE.toml.",
+        )
+    found = header.metadata.get("tokenizer.ggml.tokens")
+    vocabulary = found if isinstance(found, list) else []
+
+    def token(kind: str) -> str | None:
+        number = header.metadata.get(f"tokenizer.ggml.{kind}_token_id")
+        known = isinstance(number, int) and 0 <= number < len(vocabulary)
+        return str(vocabulary[number]) if known else None
+
+    description = f"the chat template inside {path}"
+    return source_of_jinja(spec, description, header.chat_template, (token("bos"), token("eos")), path.stem)
 
 
 def _read(path: Path) -> str:
