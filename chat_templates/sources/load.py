@@ -158,8 +158,9 @@ def _from_gguf(spec: str, path: Path) -> TemplateSource:
 
     def token(kind: str) -> str | None:
         number = header.metadata.get(f"tokenizer.ggml.{kind}_token_id")
-        known = isinstance(number, int) and 0 <= number < len(vocabulary)
-        return str(vocabulary[number]) if known else None
+        if not isinstance(number, int) or not 0 <= number < len(vocabulary):
+            return None
+        return str(vocabulary[number])
 
     description = f"the chat template inside {path}"
     return source_of_jinja(spec, description, header.chat_template, (token("bos"), token("eos")), path.stem)
