@@ -76,6 +76,8 @@ class ChatTemplate:
     """Instead of an empty block: the text for an empty system message."""
     separator: str = ""
     """Text between an assistant's turn and the next turn; not part of what the model generates."""
+    last_question: str = ""
+    """Text in front of the last message's content, if that message is a user's."""
     trimmed: frozenset[str] = frozenset()
     """Roles whose contents lose leading and trailing white space."""
     dropped: frozenset[str] = frozenset()
@@ -114,7 +116,8 @@ class ChatTemplate:
             role, content = message["role"], self._content(message, past=index < last)
             if role == "user":
                 here = self.system_placement != "last_user" or index == last
-                out.append(self.user.around((block if here else "") + self._shown(role, content)))
+                lead = (block if here else "") + (self.last_question if index == last else "")
+                out.append(self.user.around(lead + self._shown(role, content)))
                 block = "" if here else block
             elif role == "assistant":
                 open_end = continue_final_message and index == last

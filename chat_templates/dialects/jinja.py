@@ -146,6 +146,8 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
     block = (
         "(pending.block if loop.last else '') + " if last_user else "pending.block + " if first_user else ""
     )
+    if form.last_question:
+        block += f"({_literal(form.last_question)} if loop.last else '') + "
     user = block + _content(form, "user")
     yield "    {%- if message['role'] == 'user' %}"
     yield f"        {{{{- {_joined(form.user.prefix, user, form.user.suffix)} }}}}"

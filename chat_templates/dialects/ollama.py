@@ -189,6 +189,8 @@ def _user(form: ChatTemplate) -> str:
         block = f"{{{{ if $last }}}}{block}{{{{ end }}}}"
     elif block:
         block = f"{{{{ if not $asked }}}}{{{{ $asked = true }}}}{block}{{{{ end }}}}"
+    if form.last_question:
+        block += f"{{{{ if $last }}}}{literal(form.last_question)}{{{{ end }}}}"
     return _around(form.user, block + _content(form, "user"))
 
 

@@ -27,6 +27,8 @@ class Parts:
     generation_prompt: str
     last: str = ""
     """In front of the last question only."""
+    unanswered: bool = False
+    """Answers are not written: `assistant_prefix` and `assistant_suffix` are empty."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Findings:
             before = head[: len(head) - len(user_prefix)]
             if parts.last or (system and system.last):
                 yield from self._last_user(replace(plain, bos=bos + before))
-            elif system is None:
+            plain = replace(plain, last_question=parts.last)
+            if system is None:
                 yield replace(plain, no_system=before)
             else:
                 yield from self._own_turn(plain, before, system)
@@ -81,6 +84,7 @@ class Findings:
             assistant=Markup(parts.assistant_prefix, parts.assistant_suffix),
             generation_prompt=parts.generation_prompt,
             bos=bos,
+            dropped=frozenset({"assistant"}) if parts.unanswered else frozenset(),
             separator=parts.rest[: len(parts.rest) - len(user_prefix)],
         )
 
@@ -89,7 +93,7 @@ class Findings:
         if not (pre.startswith(plain.bos) and post.endswith(plain.user.prefix)):
             return
         markup = Markup(pre[len(plain.bos) :], post[: len(post) - len(plain.user.prefix)])
-        dropped = frozenset({"system"}) if system.dropped else frozenset()
+        dropped = plain.dropped | ({"system"} if system.dropped else set())
         yield self._with_default(replace(plain, system=markup, dropped=dropped), before)
 
     def _first_user(self, bos: str, system: SystemParts) -> Iterator[ChatTemplate]:
@@ -119,7 +123,7 @@ class Findings:
         assert markup is not None
         inner = len(before) - len(markup.prefix) - len(markup.suffix)
         framed = before.startswith(markup.prefix) and before.endswith(markup.suffix) and inner >= 0
-        if framed and not form.dropped and (markup.prefix or markup.suffix):
+        if framed and "system" not in form.dropped and (markup.prefix or markup.suffix):
             form = replace(form, default_system=before[len(markup.prefix) : len(markup.prefix) + inner])
         else:
             form = replace(form, no_system=before)
@@ -128,8 +132,9 @@ class Findings:
     def _with_empty(self, form: ChatTemplate, block: str, empty: str) -> ChatTemplate:
         if empty == self.question:
             return replace(form, empty_system="absent")
-        own_turn = form.system_placement == "own_turn"
-        lead, tail = form.bos + ("" if own_turn else form.user.prefix), form.user.prefix if own_turn else ""
+        last, own_turn = form.last_question, form.system_placement == "own_turn"
+        lead = form.bos + ("" if own_turn else form.user.prefix)
+        tail = form.user.prefix + last if own_turn else last
         if not (empty.startswith(lead) and empty.endswith(tail) and len(empty) >= len(lead) + len(tail)):
             return form
         text = empty[len(lead) : len(empty) - len(tail)]

@@ -150,12 +150,12 @@ class _Prober:
         talk = self._maybe(_TALK)
         if talk is None:
             raise NoForm("it refuses a conversation of several turns")
+        if not any(answer["content"] in talk for answer in _TALK[1::2]):
+            return self._unanswered(talk)
         head, mid, after, mid2, after2, tail = cut(talk, _TALK)
         if mid != mid2 or not after2.startswith(after):
             raise NoForm("it writes later turns differently from the first")
-        closed = self._maybe([_user(1)], prompt=False)
-        open_end = cut(closed, [_user(1)])[-1] if closed is not None else ""
-        user_suffix = shared_start(common_prefix(mid, tail), open_end)
+        user_suffix = self._user_suffix(mid, tail)
         ended = self._maybe(_TALK[:2], prompt=False)
         ending = cut(ended, _TALK[:2])[-1] if ended is not None else after
         assistant_suffix = shared_start(after, ending)
@@ -169,19 +169,33 @@ class _Prober:
             last=after2[len(after) :],
         )
 
+    def _user_suffix(self, mid: str, tail: str) -> str:
+        """Return what ends a question, of the texts `mid` and `tail` behind the first and the last one."""
+        closed = self._maybe([_user(1)], prompt=False)
+        open_end = cut(closed, [_user(1)])[-1] if closed is not None else ""
+        return shared_start(common_prefix(mid, tail), open_end)
+
+    def _unanswered(self, talk: str) -> Parts:
+        head, mid, mid2, tail = cut(talk, _TALK[::2])
+        if mid != mid2:
+            raise NoForm("it writes later turns differently from the first")
+        suffix = self._user_suffix(mid, tail)
+        return Parts(head, suffix, "", "", mid[len(suffix) :], tail[len(suffix) :], unanswered=True)
+
     def _system_pieces(self, parts: Parts) -> SystemParts | None:
         """Return the texts around a system message; None if it is refused."""
         text = self._maybe((_SYSTEM, *_TALK))
         if text is None:
             return None
         if _SYSTEM["content"] not in text:
-            head = cut(text, _TALK, complaint="it drops the system message without a word")[0]
+            written = _TALK[::2] if parts.unanswered else _TALK
+            head = cut(text, written, complaint="it drops the system message without a word")[0]
             bos = self._bos_of(parts)
             if not head.startswith(bos):
                 raise NoForm("it drops the system message, and BOS with it")
             return SystemParts(bos, head[len(bos) :], dropped=True)
         if text.find(_SYSTEM["content"]) < text.find(_TALK[0]["content"]):
-            before, after = cut(text, (_SYSTEM, *_TALK))[:2]
+            before, after = cut(text, (_SYSTEM, *(_TALK[::2] if parts.unanswered else _TALK)))[:2]
             return SystemParts(before, after)
         moved = cut(
             text,

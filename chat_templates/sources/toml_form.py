@@ -29,7 +29,7 @@ _MARKUP = {"prefix", "suffix"}
 _KEYS: Mapping[str, set[str]] = {
     "": {"name", "description", "aliases", "bos", "generation_prompt", "separator", "stop", "trim", "drop"}
     | {"user", "assistant", "system", "tool", "thinking", "tokens"},
-    "user": _MARKUP,
+    "user": _MARKUP | {"last"},
     "assistant": _MARKUP,
     "tool": _MARKUP,
     "system": _MARKUP | {"placement", "default", "missing", "empty", "empty_text"},
@@ -123,6 +123,7 @@ def parse_form(data: Mapping[str, Any], where: str, *, name: str, tokens: Tokens
         empty_system=(system or {}).get("empty", "block"),
         empty_text=reader.optional(system, "empty_text"),
         separator=reader.text(data, "separator", ""),
+        last_question=reader.text(reader.table("user") or {}, "last", ""),
         trimmed=frozenset(reader.texts(data, "trim", _ROLES)),
         dropped=frozenset(reader.texts(data, "drop", _ROLES)),
         thinking=None if thinking is None else Thinking(**thinking),

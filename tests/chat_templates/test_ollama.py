@@ -127,6 +127,7 @@ VARIANTS = {
         system=Markup("[", "]"), system_placement="last_user", no_system="none", empty_text="empty"
     ),
     "system dropped": form(system=Markup("given ", ""), dropped=frozenset({"system"}), empty_text="e"),
+    "text before the last question": form(last_question="Think first.\n", system_placement="first_user"),
     "answers dropped": form(dropped=frozenset({"assistant"}), thinking=Thinking()),
     "trimmed": form(trimmed=frozenset({"system", "user", "assistant"})),
     "thinking": form(thinking=Thinking(), generation_prompt="<|im_start|>assistant\n<think>\n"),
@@ -177,6 +178,7 @@ forms = st.builds(
     empty_text=st.none() | texts,
     dropped=st.sampled_from([frozenset(), frozenset({"system"}), frozenset({"user", "assistant"})]),
     separator=texts,
+    last_question=st.just("") | dated,
     trimmed=st.sampled_from([frozenset(), frozenset({"user"}), frozenset({"user", "assistant"})]),
     thinking=st.none() | st.builds(Thinking, strip_history=st.booleans(), strip_after=st.booleans()),
 )
