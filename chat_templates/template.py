@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chat_templates.dates import dated, filled
+from chat_templates.tools import ToolFormat
 from errors import TemplateError
 
 __all__ = ["ChatTemplate", "Markup", "Message", "Thinking"]
@@ -83,6 +84,10 @@ class ChatTemplate:
     dropped: frozenset[str] = frozenset()
     """Roles whose contents are not written at all; what stands around them is."""
     thinking: Thinking | None = None
+    tools: ToolFormat | None = None
+    """How definitions, calls and results are written; None where the form does not cover them."""
+    tools_refusal: str | None = None
+    """Why the form does not cover tools although the template does something with them, in words."""
     stop: tuple[str, ...] = field(default=())
     """Texts that end the assistant's turn, most important first."""
 
@@ -92,11 +97,13 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
         now: datetime.datetime | None = None,
     ) -> str:
         """Return the prompt text for `messages`.
 
         `continue_final_message` leaves the last (assistant) message open for the model to go on with.
+        `tools` are the definitions on offer; a form that does not cover tools writes nothing of them.
         `now` is the date of a template that writes it, the real one if it is None.
         Raises `TemplateError` for a message the form cannot express.
         """
@@ -105,16 +112,24 @@ class ChatTemplate:
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
             )
         block, turns = self._split(messages)
         out = [self.bos]
+        offered = self.tools is not None and bool(tools)
+        if self.tools is not None and tools:
+            out.append(self.tools.block(self._instructions(messages), tools))
+            block = ""
         if self.system_placement == "own_turn":
             out.append(block)
             block = ""
         last = len(turns) - 1
         for index, message in enumerate(turns):
             role, content = message["role"], self._content(message, past=index < last)
-            if role == "user":
+            special = self._tool_turn(turns, index, content, offered=offered)
+            if special is not None:
+                out.append(special)
+            elif role == "user":
                 here = self.system_placement != "last_user" or index == last
                 lead = (block if here else "") + (self.last_question if index == last else "")
                 out.append(self.user.around(lead + self._shown(role, content)))
@@ -143,6 +158,36 @@ class ChatTemplate:
         """Return the template as it is on the day `now`."""
         form: ChatTemplate = filled(self, now)
         return form
+
+    def _instructions(self, messages: Sequence[Message]) -> str | None:
+        """Return the system message's text; None where there is none that counts."""
+        if not messages or messages[0]["role"] != "system":
+            return None
+        content = self._content(messages[0], past=False)
+        return content if content or self.empty_system == "block" else None
+
+    def _tool_turn(self, turns: Sequence[Message], index: int, content: str, *, offered: bool) -> str | None:
+        """Return the text of a turn that tools make different; None for any other. Raises `TemplateError`."""
+        if self.tools is None:
+            return None
+        message, role = turns[index], turns[index]["role"]
+        before = turns[index - 1] if index else {"role": ""}
+        after = turns[index + 1]["role"] if index + 1 < len(turns) else ""
+        if offered and self.tools.in_user and not index:
+            if role != "user":
+                raise TemplateError(f"The chat template {self.name!r} needs a question to put tools in.")
+            return self._shown(role, content) + self.user.suffix
+        if role == "assistant" and message.get("tool_calls"):
+            if after != "tool":
+                raise TemplateError(
+                    f"The form of {self.name!r} has tool calls only in front of their results."
+                )
+            return self.tools.calls(content, message["tool_calls"])
+        if role == "tool":
+            if before["role"] != "tool" and not before.get("tool_calls"):
+                raise TemplateError(f"The form of {self.name!r} has a tool's result only behind its call.")
+            return self.tools.result(content, first=before["role"] != "tool", last=after != "tool")
+        return None
 
     def _split(self, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
         """Return the system block and the other messages."""

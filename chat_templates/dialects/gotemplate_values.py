@@ -22,6 +22,7 @@ __all__ = [
     "Byte",
     "JsonList",
     "JsonMap",
+    "JsonObject",
     "Nil",
     "Struct",
     "display",
@@ -69,6 +70,10 @@ class JsonMap(dict[str, Any]):
 
 class JsonList(list[Any]):
     """A list that prints itself as JSON (the tools)."""
+
+
+class JsonObject(dict[str, Any]):
+    """What encoding/json writes for a struct or an ordered map: the keys stay in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +216,8 @@ def to_json(value: Any) -> str:  # noqa: PLR0911 - one return a type
         text = float_text(value, small=-6, large=21)
         return text.replace("e-0", "e-") if "e" in text else text
     if isinstance(value, dict):
-        return "{" + ",".join(f"{to_json(k)}:{to_json(v)}" for k, v in sorted(value.items())) + "}"
+        items = value.items() if isinstance(value, JsonObject) else sorted(value.items())
+        return "{" + ",".join(f"{to_json(k)}:{to_json(v)}" for k, v in items) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(to_json, value)) + "]"
     return to_json(value.json) if isinstance(value, Struct) else str(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from chat_templates.dialects import ollama_tools
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.gotemplate_values import quote
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OllamaDialect", "collate", "limits"]
 
+_NO_CALL = "this chat template takes a tool's result only behind the call"
+_NO_RESULT = "this chat template takes a tool call only in front of its result"
+_NO_QUESTION = "this chat template needs a question to put the tools in"
 _WHITE = {
     1: "\t\n\v\f\r\x1c\x1d\x1e\x1f ",
     2: "\x85\xa0",
@@ -88,10 +92,9 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
     """Return why Ollama cannot be exact, by class of conversation. The proof decides what is exact; this
     puts its refusals into words."""
     found = {"repeated": "Ollama merges consecutive messages of one role, with an empty line between them"}
-    if form.tool is None:
-        found["tools"] = "the form of the template has no place for tools"
-    else:
-        found["tools"] = "the form has a place for a tool's result, but none for definitions and calls"
+    if form.tools is None:
+        reason = form.tools_refusal or "its form has no place for tools"
+        found["tools"] = f"what the template does with tools cannot be taken apart: {reason}"
     if "system" in form.trimmed and (form.empty_system == "absent" or form.empty_text is not None):
         found["unicode"] = "a system message of nothing but white space is written as an empty block"
     if facts and facts.adds_bos and not _begins_with_bos(form, facts):
@@ -111,17 +114,27 @@ def _write(form: ChatTemplate, facts: DialectFacts) -> str:
     bos = form.bos
     if facts.adds_bos and facts.bos_token and _begins_with_bos(form, facts):
         bos = bos.removeprefix(facts.bos_token)  # written here too it would stand there twice
-    lines = ["{{- /* Chat template written by Portside. */ -}}", *_definitions(form)]
+    lines = [
+        "{{- /* Chat template written by Portside. */ -}}",
+        *_definitions(form),
+        *ollama_tools.definitions(form),
+    ]
     if form.system_placement == "first_user":
         lines.append("{{- $asked := false }}")
+    if form.tools is not None:
+        lines.append('{{- $run := "" }}{{ $fresh := true }}')
     lines += [
         f"{{{{- range $index, $_ := .Messages }}}}{_first(form, bos)}",
         "{{- $last := eq (len (slice $.Messages $index)) 1 }}",
+        *([ollama_tools.before_turn(form, _fail(_NO_RESULT))] if form.tools else []),
         *_system_lines(form),
         '{{- else if eq .Role "user" }}' + _user(form),
         '{{- else if eq .Role "assistant" }}' + _assistant(form),
     ]
-    if form.tool is not None:
+    if form.tools is not None:
+        result = ollama_tools.result_turn(form, _content(form, "tool"), _fail(_NO_CALL))
+        lines.append('{{- else if eq .Role "tool" }}' + result)
+    elif form.tool is not None:
         lines.append('{{- else if eq .Role "tool" }}' + _around(form.tool, _content(form, "tool")))
     lines += [
         "{{- else }}" + _fail("this chat template has no place for a message of this role"),
@@ -156,6 +169,9 @@ def _first(form: ChatTemplate, bos: str) -> str:
     missing = literal(form.missing_system) if form.system_placement == "own_turn" else ""
     if missing and form.system is not None:
         missing = f"{{{{ if not ({_given(form)}) }}}}{missing}{{{{ end }}}}"
+    if form.tools is not None:
+        offer = ollama_tools.offer(form, _given(form, "$first"))
+        missing = f"{{{{ if $.Tools }}}}{offer}{{{{ else }}}}{missing}{{{{ end }}}}"
     return f"{{{{ if eq $index 0 }}}}{literal(bos)}{missing}{{{{ end }}}}" if bos or missing else ""
 
 
@@ -169,6 +185,8 @@ def _system_lines(form: ChatTemplate) -> list[str]:
         block = _given_block(form, form.system)
         if form.empty_system == "absent":
             block = f"{{{{ if .Content }}}}{block}{{{{ end }}}}"
+        if form.tools is not None:
+            block = f"{{{{ if not $.Tools }}}}{block}{{{{ end }}}}"
     return [
         '{{- if and $index (eq .Role "system") }}' + late,
         '{{- else if eq .Role "system" }}' + block,
@@ -189,9 +207,12 @@ def _user(form: ChatTemplate) -> str:
         block = f"{{{{ if $last }}}}{block}{{{{ end }}}}"
     elif block:
         block = f"{{{{ if not $asked }}}}{{{{ $asked = true }}}}{block}{{{{ end }}}}"
+    content = _content(form, "user")
     if form.last_question:
-        block += f"{{{{ if $last }}}}{literal(form.last_question)}{{{{ end }}}}"
-    return _around(form.user, block + _content(form, "user"))
+        content = f"{{{{ if $last }}}}{literal(form.last_question)}{{{{ end }}}}{content}"
+    if form.tools is None:
+        return _around(form.user, block + content)
+    return ollama_tools.user_turn(form, block, content)
 
 
 def _system_in_user(form: ChatTemplate) -> str:
@@ -212,7 +233,10 @@ def _assistant(form: ChatTemplate) -> str:
         content = (
             f'{{{{ if $last }}}}{content}{{{{ else }}}}{{{{ template "answer" .Content }}}}{{{{ end }}}}'
         )
-    return literal(form.assistant.prefix) + content + end
+    if form.tools is None:
+        return literal(form.assistant.prefix) + content + end
+    plain = literal(form.assistant.prefix) + content + end
+    return ollama_tools.answer(form, plain, content, _fail(_NO_RESULT), _fail(_NO_QUESTION))
 
 
 def _content(form: ChatTemplate, role: str, value: str = ".Content") -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chat_templates.dialects.gotemplate_values import JsonList, JsonMap, Struct
+from chat_templates.dialects.ollama_values import tool_value
 from chat_templates.template import Message
 from errors import TemplateError
 
@@ -49,7 +50,7 @@ def variables(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | Non
     return {
         "System": system,
         "Messages": [_message(message) for message in merged],
-        "Tools": JsonList(tools or ()),
+        "Tools": JsonList(map(tool_value, tools or ())),
         "Response": "",
         "Think": False,
         "ThinkLevel": "",

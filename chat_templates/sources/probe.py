@@ -16,6 +16,7 @@ from chat_templates.dates import dated
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed, shared_worker
 from chat_templates.sources.candidates import Findings, Parts, SystemParts
 from chat_templates.sources.cutting import NoForm, common_prefix, cut, shared_start
+from chat_templates.sources.probe_tools import with_tools
 from chat_templates.template import ChatTemplate, Message, Thinking
 from errors import TemplateError
 
@@ -226,7 +227,8 @@ class _Prober:
     def _refined(self, form: ChatTemplate) -> ChatTemplate:
         """Add what plain chats do not show: trimming and the stripping of past thoughts."""
         trimmed = {role for role in _PADDED if self._trims(form, role)}
-        return replace(form, trimmed=frozenset(trimmed), thinking=self._thinking(form))
+        form = replace(form, trimmed=frozenset(trimmed), thinking=self._thinking(form))
+        return with_tools(form, self._request, lambda asked: self._worker.render_all(self._jinja, asked))
 
     def _trims(self, form: ChatTemplate, role: str) -> bool:
         padded: Message = {"role": role, "content": _PADDED[role]}

@@ -54,8 +54,16 @@ def test_a_jinja_of_the_source_is_exact_everywhere() -> None:
     assert results == {**dict.fromkeys(CLASSES, "exact"), "thinking": "absent"}
 
 
-def test_tools_that_only_the_jinja_has_are_refused_elsewhere() -> None:
-    assert status(of_corpus("Qwen-Qwen2.5-7B-Instruct"), "ollama")["tools"] == "refused"
+def test_tools_are_exact_where_the_dialect_can_say_them() -> None:
+    source = of_corpus("Qwen-Qwen2.5-7B-Instruct")
+    assert status(source, "ollama")["tools"] == "exact"
+    assert status(source, "lmdeploy")["tools"] == "refused"
+
+
+def test_tools_that_cannot_be_taken_apart_are_refused_with_the_reason() -> None:
+    result = prove(of_corpus("Qwen-Qwen3.5-0.8B"), None, ("ollama",)).dialects["ollama"].classes["tools"]
+    assert result.status == "refused"
+    assert "cannot be taken apart" in str(result.reason)
 
 
 def test_tools_are_absent_where_the_template_ignores_them() -> None:

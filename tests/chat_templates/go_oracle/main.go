@@ -31,7 +31,36 @@ type message struct {
 	ToolName, ToolCallID    string
 }
 
+// What Ollama makes of a request's tools before a template sees them.
+type property struct {
+	AnyOf       []property     `json:"anyOf,omitempty"`
+	Type        any            `json:"type,omitempty"`
+	Items       any            `json:"items,omitempty"`
+	Description string         `json:"description,omitempty"`
+	Enum        []any          `json:"enum,omitempty"`
+	Properties  map[string]any `json:"properties,omitempty"`
+}
+
+type parameters struct {
+	Type       string              `json:"type"`
+	Defs       any                 `json:"$defs,omitempty"`
+	Items      any                 `json:"items,omitempty"`
+	Required   []string            `json:"required,omitempty"`
+	Properties map[string]property `json:"properties"`
+}
+
+type tool struct {
+	Type     string `json:"type"`
+	Items    any    `json:"items,omitempty"`
+	Function struct {
+		Name        string     `json:"name"`
+		Description string     `json:"description"`
+		Parameters  parameters `json:"parameters"`
+	} `json:"function"`
+}
+
 type request struct {
+	Tools     []tool
 	Template  string
 	Data      json.RawMessage
 	Messages  []*message
@@ -93,6 +122,9 @@ func execute(r request) (text string, err error) {
 	data = plain(data)
 	if r.Messages != nil {
 		data.(map[string]any)["Messages"] = r.Messages
+	}
+	if r.Tools != nil {
+		data.(map[string]any)["Tools"] = r.Tools
 	}
 	var out bytes.Buffer
 	err = parsed.Execute(&out, data)

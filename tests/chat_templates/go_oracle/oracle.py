@@ -42,9 +42,12 @@ class GoOracle:
         answer: dict[str, str] = json.loads(stdout.readline())
         return answer
 
-    def render(self, template: str, data: Any, messages: Any = None, today: str = "") -> bytes | None:
-        """Return Go's output, None where Go fails. `today` takes the place of the clock's date."""
-        answer = self.ask(template=template, data=data, messages=messages, today=today)
+    def render(
+        self, template: str, data: Any, messages: Any = None, today: str = "", tools: Any = None
+    ) -> bytes | None:
+        """Return Go's output, None where Go fails. `today` takes the place of the clock's date; `tools`
+        become the structs that Ollama makes of a request's."""
+        answer = self.ask(template=template, data=data, messages=messages, today=today, tools=tools)
         return base64.b64decode(answer["out"]) if "out" in answer else None
 
     def close(self) -> None:
