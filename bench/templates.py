@@ -27,6 +27,12 @@ from errors import TemplateError  # noqa: E402
 from tests.chat_templates.corpus import read_corpus  # noqa: E402
 
 SPECIAL = ("<s>", "</s>")
+PEERS = (
+    ("Hugging Face's @huggingface/ollama-utils 0.0.18 (npm)", "24 %", "15 %"),
+    ("Ollama's own detection (source of 0.33.0)", "37 of 786", "31 of 786"),
+)
+"""Exact on one question, exact on five conversations. Not measured by this script: Portside's own study of
+November 2026 ran both on 576 to 786 real templates, these ones, and compared with transformers' prompts."""
 
 
 def main() -> None:
@@ -37,6 +43,7 @@ def main() -> None:
     every = parser.parse_args().every
     corpus = list(read_corpus().items())[::every]
     found: Counter[tuple[str, str, str]] = Counter()
+    refusals: Counter[str] = Counter()
     forms, broken, began = 0, 0, time.monotonic()
     for name, jinja in corpus:
         try:
@@ -45,6 +52,7 @@ def main() -> None:
             broken += 1
             continue
         forms += source.form is not None
+        refusals.update([_short(source.form_refusal)] if source.form_refusal else [])
         for dialect, result in prove(source, None).dialects.items():
             found.update((dialect, kind, outcome.status) for kind, outcome in result.classes.items())
     console = Console(highlight=False)
@@ -52,6 +60,11 @@ def main() -> None:
     seconds = time.monotonic() - began
     console.print(f"{len(corpus)} templates, {forms} with a form, {broken} broken; {seconds:.0f} s.")
     console.print("Cells: exact / refused; the rest has nothing of the kind.")
+    exact, refused = found["ollama", "chat", "exact"], found["ollama", "chat", "refused"]
+    console.print(f"\nA template for Ollama, exact on plain chats: {exact} of {exact + refused}.")
+    console.print(_peers())
+    for reason, count in refusals.most_common():
+        console.print(f"{count:4} without a form: {reason}", soft_wrap=True)
 
 
 def _table(found: Counter[tuple[str, str, str]]) -> Table:
@@ -60,6 +73,20 @@ def _table(found: Counter[tuple[str, str, str]]) -> Table:
         cells = (f"{found[dialect, kind, 'exact']} / {found[dialect, kind, 'refused']}" for kind in CLASSES)
         table.add_row(dialect, *cells)
     return table
+
+
+def _peers() -> Table:
+    table = Table("others, Jinja to Go", "one question", "five conversations", box=None, pad_edge=False)
+    for row in PEERS:
+        table.add_row(*row)
+    return table
+
+
+def _short(refusal: str) -> str:
+    """Return the reason without the texts of one template."""
+    if refusal.startswith("The chat template"):
+        return "it fails on a plain question"
+    return "it treats some contents otherwise than others" if " it writes " in refusal else refusal
 
 
 if __name__ == "__main__":

@@ -196,9 +196,9 @@ def test_past_thoughts_are_seen_to_be_dropped() -> None:
 
 
 def test_nearly_every_public_template_has_a_form() -> None:
-    """Of the whole corpus 786: 773 answer a question, 668 of these (86 %) have a form, 36 write the date."""
+    """Of the whole corpus 786: 776 answer a question, 755 of these (97 %) have a form."""
     probed = [probe(t, name=n, bos_token="<s>", eos_token="</s>") for n, t in templates().items()]
     usable = [result for result in probed if result.broken is None]
     assert len(usable) >= 0.97 * len(probed)
-    assert sum(result.form is not None for result in usable) >= 0.84 * len(usable)
+    assert sum(result.form is not None for result in usable) >= 0.95 * len(usable)
     assert all(result.form or result.refusal for result in probed)
