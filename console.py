@@ -30,7 +30,7 @@ from rich.table import Table
 from errors import BadInput, PortsideError
 
 if TYPE_CHECKING:
-    from chat_templates import Family, Inspection, Matches, Proof
+    from chat_templates import Difference, Family, Inspection, Matches, Proof
     from checkpoint import Finding
     from convert import ConversionPlan, ConvertedFile
     from deploy import EngineFound, HealthReport, Rung, ServePlan
@@ -121,10 +121,15 @@ def show_inspection(inspection: Inspection) -> None:
         out.print("\n[green]Nothing is wrong with it.[/]")
 
 
-def show_proof(proof: Proof, findings: Sequence[Finding], files: Sequence[Path]) -> None:
-    from chat_templates.show import print_proof
+def show_proof(
+    proof: Proof, findings: Sequence[Finding], files: Sequence[Path], mismatch: Difference | None = None
+) -> None:
+    from chat_templates.show import print_difference, print_proof
 
     show_findings(findings)
+    if mismatch is not None:
+        print_difference(mismatch, out, ("training", "its own"))
+        out.print()
     print_proof(proof, out)
     show_findings(proof.stops.findings if proof.stops else ())
     for path in files:

@@ -6,7 +6,7 @@
 
 from chat_templates.dialects import DIALECTS, Dialect, DialectFacts, DialectRefused
 from chat_templates.export import dialect_texts, export_dialects
-from chat_templates.findings import inspect_template
+from chat_templates.findings import inspect_template, template_mismatch
 from chat_templates.inspection import Inspection, inspect_model
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed
 from chat_templates.library import Family, FamilyMatch, Matches, library, match_families
@@ -49,5 +49,6 @@ __all__ = [
     "load_source",
     "match_families",
     "prove",
+    "template_mismatch",
     "write_served_view",
 ]

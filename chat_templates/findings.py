@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import JinjaRequest, RenderFailed, shared_worker
-from chat_templates.sources.load import other_tokens, special_tokens
+from chat_templates.proof import Difference, difference_of
+from chat_templates.sources.load import load_source, other_tokens, special_tokens
 from chat_templates.sources.probe import depends_on_date, reads_parts_only
 from chat_templates.sources.source import TemplateSource
 from checkpoint import Checkpoint, Finding
 from errors import TemplateError
 
-__all__ = ["inspect_template"]
+__all__ = ["inspect_template", "template_mismatch"]
 
 QUESTION = "Hello"
 _NAME_IT = "Name the template it was trained with: --template family:NAME, FILE.jinja or FILE.toml."
@@ -50,6 +51,28 @@ def inspect_template(checkpoint: Checkpoint, source: TemplateSource | None = Non
     if foreign and source is not None:
         findings += _differs(stored, source, question)
     return tuple(findings)
+
+
+def template_mismatch(checkpoint: Checkpoint, source: TemplateSource) -> Difference | None:
+    """Return the first plain conversation in which the stored template's prompt is not the training prompt.
+
+    `actual` is what the stored one says. None where they agree, and where no stored template works.
+    """
+    if source.spec == "checkpoint":
+        return None
+    try:
+        stored = load_source("checkpoint", checkpoint)
+    except TemplateError:
+        return None
+    for case in cases_of("chat"):
+        try:
+            expected, actual = source.render(case.messages), stored.render(case.messages)
+        except TemplateError:
+            continue
+        difference = difference_of(case.name, expected, actual)
+        if difference is not None:
+            return difference
+    return None
 
 
 def _missing(checkpoint: Checkpoint, foreign: bool) -> Finding:

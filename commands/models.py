@@ -83,7 +83,7 @@ def template(
     only the config and the tokenizer are read, no weights.
     """
     import console
-    from chat_templates import export_dialects, inspect_template, prove
+    from chat_templates import export_dialects, inspect_template, prove, template_mismatch
 
     if show_list:
         return _list_families()
@@ -102,9 +102,10 @@ def template(
     asked_and_refused = [name for name in dialects if not proof.dialects[name].ok]
     code = 1 if asked_and_refused else 0
     data = {**proof.as_json(files), "findings": [finding.as_json() for finding in findings]}
-    data["html"] = str(html) if html else None
+    mismatch = template_mismatch(checkpoint, training)
+    data |= {"mismatch": mismatch.as_json() if mismatch else None, "html": str(html) if html else None}
     written = [*files.values(), *([html] if html else [])]
-    return data, lambda: console.show_proof(proof, findings, written), code
+    return data, lambda: console.show_proof(proof, findings, written, mismatch), code
 
 
 def _list_families() -> Result:

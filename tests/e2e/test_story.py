@@ -68,6 +68,9 @@ def test_the_mismatch_is_told_first_with_both_prompts(model: Path, trained_with:
     proven = portside("template", model, "--template", trained_with)
     assert proven.returncode == 0
     assert "template-differs" in proven.stdout.splitlines()[0]
+    lines = {line.split()[0]: line for line in proven.stdout.splitlines() if line.startswith("  ")}
+    assert "training <|im_start|>" in lines["training"]
+    assert "its own ###·Instruction:⏎" in lines["its"]
     matched = portside("template", model, "--match", "--json")
     assert "qwen" not in str(json.loads(matched.stdout)["matches"])
 
