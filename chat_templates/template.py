@@ -75,6 +75,8 @@ class ChatTemplate:
     """Whether an empty system message is written as an empty block or treated like a missing one."""
     empty_text: str | None = None
     """Instead of an empty block: the text for an empty system message."""
+    begun: str = ""
+    """Text in front of the answer in the last message, such as the empty thoughts of Qwen3."""
     separator: str = ""
     """Text between an assistant's turn and the next turn; not part of what the model generates."""
     last_question: str = ""
@@ -136,7 +138,8 @@ class ChatTemplate:
                 block = "" if here else block
             elif role == "assistant":
                 open_end = continue_final_message and index == last
-                out.append(self._answer_prefix(content) + self._shown(role, content))
+                out.append(self._answer_prefix(content) + (self.begun if index == last else ""))
+                out.append(self._shown(role, content))
                 out.append("" if open_end else self.assistant.suffix)
                 out.append(self.separator if index < last else "")
             elif role == "tool" and self.tool is not None:

@@ -155,7 +155,8 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
         yield "        {%- set pending.block = '' %}"
     yield "    {%- elif message['role'] == 'assistant' %}"
     assistant = _joined("", _content(form, "assistant"), form.assistant.suffix)
-    yield f"        {{{{- {_answer_prefix(form)}{assistant} }}}}"
+    begun = f"({_literal(form.begun)} if loop.last else '') + " if form.begun else ""
+    yield f"        {{{{- {_answer_prefix(form)}{begun}{assistant} }}}}"
     if form.separator:
         yield "        {%- if not loop.last %}"
         yield f"            {_out(form.separator)}"

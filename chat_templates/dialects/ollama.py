@@ -233,9 +233,10 @@ def _assistant(form: ChatTemplate) -> str:
         content = (
             f'{{{{ if $last }}}}{content}{{{{ else }}}}{{{{ template "answer" .Content }}}}{{{{ end }}}}'
         )
+    begun = f"{{{{ if $last }}}}{literal(form.begun)}{{{{ end }}}}" if form.begun else ""
+    plain = literal(form.assistant.prefix) + begun + content + end
     if form.tools is None:
-        return literal(form.assistant.prefix) + content + end
-    plain = literal(form.assistant.prefix) + content + end
+        return plain
     return ollama_tools.answer(form, plain, content, _fail(_NO_RESULT), _fail(_NO_QUESTION))
 
 

@@ -227,7 +227,9 @@ class _Prober:
     def _refined(self, form: ChatTemplate) -> ChatTemplate:
         """Add what plain chats do not show: trimming and the stripping of past thoughts."""
         trimmed = {role for role in _PADDED if self._trims(form, role)}
-        form = replace(form, trimmed=frozenset(trimmed), thinking=self._thinking(form))
+        form = replace(
+            form, trimmed=frozenset(trimmed), thinking=self._thinking(form), begun=self._begun(form)
+        )
         return with_tools(form, self._request, lambda asked: self._worker.render_all(self._jinja, asked))
 
     def _trims(self, form: ChatTemplate, role: str) -> bool:
@@ -241,6 +243,17 @@ class _Prober:
         if text is None or (role == "system" and form.system is None):
             return False
         return text == _said(replace(form, trimmed=frozenset({role})), talk) != _said(form, talk)
+
+    def _begun(self, form: ChatTemplate) -> str:
+        """Return the text in front of an answer that is to be continued, beyond its turn's prefix."""
+        talk = (_user(1), _assistant(1))
+        request = replace(self._request, messages=talk, continue_final_message=True, mark_dates=True)
+        text = self._worker.render_all(self._jinja, [request])[0]
+        lead = form.render(talk[:1], add_generation_prompt=False) + form.assistant.prefix
+        if isinstance(text, RenderFailed) or form.dated or not text.startswith(lead):
+            return ""
+        begun, answer, rest = text[len(lead) :].partition(talk[1]["content"])
+        return begun if answer and not rest else ""
 
     def _thinking(self, form: ChatTemplate) -> Thinking | None:
         answer = {"role": "assistant", "content": "<think>\nThought1T\n</think>\n\nAnswer1A"}

@@ -35,6 +35,7 @@ def forms() -> st.SearchStrategy[ChatTemplate]:
         empty_system=st.sampled_from(("block", "absent")),
         empty_text=st.none() | _texts,
         separator=_texts,
+        begun=st.just("") | _dated_texts,
         last_question=st.just("") | _dated_texts,
         trimmed=st.frozensets(st.sampled_from(("system", "user", "assistant", "tool"))),
         dropped=st.sampled_from([frozenset(), frozenset({"system"}), frozenset({"user", "assistant"})]),

@@ -127,6 +127,7 @@ VARIANTS = {
         system=Markup("[", "]"), system_placement="last_user", no_system="none", empty_text="empty"
     ),
     "system dropped": form(system=Markup("given ", ""), dropped=frozenset({"system"}), empty_text="e"),
+    "text before a begun answer": form(begun="<think>\n\n</think>\n\n", thinking=Thinking()),
     "text before the last question": form(last_question="Think first.\n", system_placement="first_user"),
     "answers dropped": form(dropped=frozenset({"assistant"}), thinking=Thinking()),
     "trimmed": form(trimmed=frozenset({"system", "user", "assistant"})),
