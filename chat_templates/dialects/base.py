@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from chat_templates.template import Message
+from chat_templates.template import ChatTemplate, Message
 from errors import TemplateError
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ class DialectFacts:
     """The engine hands contents to a Jinja as lists of parts, because the Jinja reads nothing else."""
     now: datetime.datetime | None = None
     """The engine's clock; None is the real one."""
+
+    def begins_with_bos(self, form: ChatTemplate) -> bool:
+        """Whether the prompts of `form` begin with the BOS token."""
+        return bool(self.bos_token) and form.bos.startswith(self.bos_token or "")
+
+    def extra_bos(self, form: ChatTemplate) -> str | None:
+        """Say in words that the tokenizer adds a BOS which training did not have; None where it does not."""
+        if not self.adds_bos or self.begins_with_bos(form):
+            return None
+        token = self.bos_token or "a BOS token"
+        return f"the tokenizer puts {token} in front, but the training text does not begin with it"
 
 
 class DialectRefused(TemplateError):

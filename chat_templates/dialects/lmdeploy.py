@@ -120,17 +120,12 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
             "LMDeploy JSON cannot leave out the system block when no system message is given, "
             "it would write an empty one"
         )
-    elif facts and facts.adds_bos and not _begins_with_bos(form, facts):
-        token = facts.bos_token or "a BOS token"
-        found["chat"] = f"the tokenizer puts {token} in front, but the training text does not begin with it"
+    elif facts and (extra := facts.extra_bos(form)):
+        found["chat"] = extra
     return found
 
 
 # writing
-
-
-def _begins_with_bos(form: ChatTemplate, facts: DialectFacts) -> bool:
-    return bool(facts.bos_token) and form.bos.startswith(facts.bos_token or "")
 
 
 def _roles(roles: Iterable[str]) -> str:

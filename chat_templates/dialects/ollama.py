@@ -97,22 +97,17 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         found["tools"] = f"what the template does with tools cannot be taken apart: {reason}"
     if "system" in form.trimmed and (form.empty_system == "absent" or form.empty_text is not None):
         found["unicode"] = "a system message of nothing but white space is written as an empty block"
-    if facts and facts.adds_bos and not _begins_with_bos(form, facts):
-        token = facts.bos_token or "a BOS token"
-        found["chat"] = f"the tokenizer puts {token} in front, but the training text does not begin with it"
+    if facts and (extra := facts.extra_bos(form)):
+        found["chat"] = extra
     return found
 
 
 # writing
 
 
-def _begins_with_bos(form: ChatTemplate, facts: DialectFacts) -> bool:
-    return bool(facts.bos_token) and form.bos.startswith(facts.bos_token or "")
-
-
 def _write(form: ChatTemplate, facts: DialectFacts) -> str:
     bos = form.bos
-    if facts.adds_bos and facts.bos_token and _begins_with_bos(form, facts):
+    if facts.adds_bos and facts.bos_token and facts.begins_with_bos(form):
         bos = bos.removeprefix(facts.bos_token)  # written here too it would stand there twice
     lines = [
         "{{- /* Chat template written by Portside. */ -}}",
