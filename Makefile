@@ -46,7 +46,8 @@ demo: setup ## the whole road on a real model: sample, proof, GGUF, server, heal
 test: setup ## unit and integration tests with the embedded engine on a real model
 	$(BIN)/python -m pytest -q $(ARGS)
 
-test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready ## tests against the real vLLM and llama.cpp's own tools
+test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready ## tests against the real vLLM, llama.cpp's tools, all public templates
+	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q tests/chat_templates/test_corpus_in_go.py tests/chat_templates/test_probe.py
 	PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
 	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
 	$(BIN)/python -m pytest -q -m engines $(ARGS)
