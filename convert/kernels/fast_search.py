@@ -6,7 +6,7 @@ ggml's names for the three are make_qkx2_quants (scale and minimum), make_qx_qua
 make_q3_quants (scale and quants in turn). Where ggml keeps the best quants, two of these keep what computes
 them again: they are wanted only where a super-block's rounded scale is zero.
 
-Does not know: types and their layouts (fast_blocks.py).
+Does not know: types and their layouts (fast_affine.py, fast_scaled.py).
 """
 
 from __future__ import annotations
