@@ -4,6 +4,7 @@ from checkpoint.config import GenerationConfig, ModelConfig
 from checkpoint.findings import CheckpointFlaw, Finding
 from checkpoint.inspect import Survey, survey
 from checkpoint.model import ChatTemplates, Checkpoint
+from checkpoint.rows import Rows, StoredRows
 from checkpoint.safetensors import TensorInfo
 from checkpoint.tokenizer import AddedToken, Tokenizer
 from checkpoint.weights import Weights
@@ -16,6 +17,8 @@ __all__ = [
     "Finding",
     "GenerationConfig",
     "ModelConfig",
+    "Rows",
+    "StoredRows",
     "Survey",
     "TensorInfo",
     "Tokenizer",

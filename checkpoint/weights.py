@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, file_size, read_object
+from checkpoint.rows import Rows, StoredRows
 from checkpoint.safetensors import Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class Weights:
         if info.elements == 0:
             return np.empty(info.shape, dtype)
         return np.frombuffer(self._map(info.file), dtype, info.elements, info.start).reshape(info.shape)
+
+    def rows(self, name: str) -> Rows:
+        """Return tensor `name` to be read by rows, without a copy."""
+        return StoredRows((name,), self.info(name).dtype, self.raw(name))
 
     @property
     def parameters(self) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint import Checkpoint, Weights
+from checkpoint import Checkpoint
 from convert.kernels import Kernels, load_kernels
 from convert.plan import ConversionPlan, FilePlan
 from convert.tensors import TensorSource
@@ -71,8 +71,7 @@ def run_conversion(
     or that changed since the plan was made, `EngineMissing` for kernels that cannot be had. On any failure
     no file is left under its final name.
     """
-    weights = Checkpoint.open(plan.checkpoint).weights
-    if weights.fingerprint() != plan.fingerprint:
+    if Checkpoint.open(plan.checkpoint).weights.fingerprint() != plan.fingerprint:
         raise ConversionError(
             f"The weights in {plan.checkpoint} have changed since the conversion was planned.",
             hint="Run the command again.",
@@ -83,7 +82,7 @@ def run_conversion(
         # Entered before the pool, so that no thread works any more when partial files are removed.
         streams = [_open(stack, file) for file in plan.files]
         pool = stack.enter_context(_pool(threads))
-        _Pass(plan, weights, loaded, streams, pool, progress).run()
+        _Pass(plan, loaded, streams, pool, progress).run()
         return tuple(
             ConvertedFile(file.path, file.type, stream.bytes, stream.sha256)
             for file, stream in zip(plan.files, streams, strict=True)
@@ -128,14 +127,12 @@ class _Pass:
     def __init__(
         self,
         plan: ConversionPlan,
-        weights: Weights,
         kernels: Kernels,
         streams: Sequence[GgufStream],
         pool: ThreadPoolExecutor,
         progress: Progress | None,
     ) -> None:
         self._plan = plan
-        self._weights = weights
         self._kernels = kernels
         self._streams = streams
         self._pool = pool
@@ -157,8 +154,8 @@ class _Pass:
         """Hand block after block to the pool: (tensor's index, is it the last block, bytes by type)."""
         for index, source in enumerate(self._plan.sources):
             kinds = {file.tensors[index].type.name: file.tensors[index].type for file in self._plan.files}
-            block = _Block(self._kernels, source, _rows(self._weights, source), tuple(kinds.values()))
-            count, length = block.rows.shape
+            block = _Block(self._kernels, source, tuple(kinds.values()))
+            count, length = math.prod(source.shape[:-1]), source.shape[-1]
             step = max(1, _BLOCK // length)
             for start in range(0, count, step):
                 stop = min(start + step, count)
@@ -174,38 +171,17 @@ class _Pass:
             self._progress(sum(stream.bytes for stream in self._streams), self._plan.bytes)
 
 
-def _rows(weights: Weights, source: TensorSource) -> np.ndarray[Any, Any]:
-    """Return a tensor as a matrix of rows, without a copy where it is stored."""
-    if source.source is None:
-        return np.array([source.values], np.float32)
-    array = weights.raw(source.source)
-    return array.reshape(-1, source.shape[-1])
-
-
 class _Block:
     """Converts rows of one tensor to all the types that are wanted of it."""
 
-    def __init__(
-        self,
-        kernels: Kernels,
-        source: TensorSource,
-        rows: np.ndarray[Any, Any],
-        kinds: tuple[TensorType, ...],
-    ) -> None:
+    def __init__(self, kernels: Kernels, source: TensorSource, kinds: tuple[TensorType, ...]) -> None:
         self._kernels = kernels
         self._source = source
         self._kinds = kinds
-        self.rows = rows
-        self._order: np.ndarray[Any, np.dtype[np.intp]] | None = None
-        if source.heads is not None:
-            vector = len(source.shape) == 1
-            self._order = _interleaved(rows.size if vector else len(rows), source.heads)
-            if vector:
-                self.rows, self._order = rows[:, self._order], None
 
     def convert(self, start: int, stop: int) -> Mapping[str, _Bytes]:
         """Return the bytes of rows `start` to `stop`, by the name of the type."""
-        stored = self.rows[start:stop] if self._order is None else self.rows[self._order[start:stop]]
+        stored = self._source.rows.read(start, stop)
         values = self._kernels.to_float32(np.ascontiguousarray(stored), self._source.dtype)
         largest = self._largest(values)
         made = {}
@@ -213,7 +189,7 @@ class _Block:
             made[kind.name] = data = self._kernels.quantize(values, kind)
             if (largest >= _F16_LIMIT and kind.name == "F16") or not self._kernels.is_valid(data, kind):
                 raise ConversionError(
-                    f"Tensor {self._source.source} holds values up to {largest:.3g}, which do "
+                    f"Tensor {self._source.described} holds values up to {largest:.3g}, which do "
                     f"not fit into {kind.name}.",
                     hint="Choose another type, such as bf16.",
                 )
@@ -227,12 +203,7 @@ class _Block:
             return max(-low, high)
         bad = int(np.count_nonzero(~np.isfinite(values)))
         raise ConversionError(
-            f"Tensor {self._source.source} holds {bad} value{'s' if bad > 1 else ''} that are NaN or "
+            f"Tensor {self._source.described} holds {bad} value{'s' if bad > 1 else ''} that are NaN or "
             "infinite.",
             hint="The training or the merge went wrong (often float16 overflow): merge again in bfloat16.",
         )
-
-
-def _interleaved(rows: int, heads: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return the order of rows that turns the two halves of each head into neighbouring pairs."""
-    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(rows)

@@ -6,14 +6,16 @@ does not convert; it looks into the weights only to compare a stored lm_head wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from checkpoint import Checkpoint, Finding, ModelConfig, TensorInfo
+from checkpoint import Checkpoint, Finding, ModelConfig, Rows, TensorInfo
 from convert.architectures import Family, TensorRule, sizes
+from convert.rows import computed, stacked
 from errors import ConversionError
 
 __all__ = ["TensorSource", "map_tensors"]
@@ -23,32 +25,46 @@ _IGNORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 
 _DTYPES = ("BF16", "F16", "F32")
 _LISTED = 3
-_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
 class TensorSource:
-    """Where the data of one GGUF tensor comes from: a tensor of the checkpoint, or `values`."""
+    """One tensor of the GGUF file and the rows it is written from."""
 
     name: str
     """In the GGUF file."""
-    shape: tuple[int, ...]
-    source: str | None
-    """In the checkpoint."""
-    dtype: str
-    """"BF16", "F16" or "F32"."""
-    heads: int | None = None
-    """Of how many heads the rows are reordered; None: they stay in order."""
-    values: tuple[float, ...] | None = None
+    rows: Rows = field(repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> str:
+        """ "BF16", "F16" or "F32"."""
+        return self.rows.dtype
+
+    @property
+    def described(self) -> str:
+        """What to call it in a message: the stored tensors, or its own name where none is stored."""
+        return _few(self.rows.names) or self.name
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "source": self.source, "dtype": self.dtype, "shape": list(self.shape)}
+        return {
+            "name": self.name,
+            "sources": list(self.rows.names),
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+        }
 
 
 @dataclass(frozen=True)
 class _Expected:
+    """One rule in one layer."""
+
     rule: TensorRule
     target: str
+    names: tuple[str, ...]
     shape: tuple[int, ...]
 
 
@@ -67,36 +83,53 @@ def map_tensors(
             f"The weights in {checkpoint.path} are quantized already ({config.quantization}).",
             hint="Merge the adapter into the original 16-bit base model, and convert that.",
         )
-    expected = dict(_expected(family, config))
-    infos = sorted(
-        (info for info in checkpoint.weights if not info.name.endswith(_IGNORED)),
-        key=lambda info: (str(info.file), info.start),
-    )
-    _check_names(checkpoint, expected, [info.name for info in infos])
-    for info in infos:
-        _check(info, expected[info.name])
-    drop_head, findings = _head(checkpoint, repair=repair)
+    expected = tuple(_expected(family, config))
+    ignored = re.compile("|".join([*family.ignored, *(f".*{re.escape(end)}" for end in _IGNORED)]))
+    infos = {info.name: info for info in checkpoint.weights if not ignored.fullmatch(info.name)}
+    _check_names(checkpoint, family, expected, infos)
+    present = [item for item in expected if item.names[0] in infos]
+    for item in present:
+        for name in item.names:
+            _check(infos[name], item)
+    drop_head, findings = _head(checkpoint, family, repair=repair)
     stored = [
-        _source(info, expected[info.name], config) for info in infos if not (drop_head and info.name == _HEAD)
+        TensorSource(item.target, _rows(checkpoint, item))
+        for item in sorted(present, key=lambda item: _place(infos[item.names[0]]))
+        if not (drop_head and item.names[0] == family.head)
     ]
-    computed = [
-        TensorSource(item.name, (len(item.values),), None, "F32", values=item.values)
-        for item in family.computed(config)
-    ]
-    return (*computed, *stored), findings
+    made = [TensorSource(item.name, computed(item.values)) for item in family.computed(config)]
+    return (*made, *stored), findings
 
 
-def _expected(family: Family, config: ModelConfig) -> Iterator[tuple[str, _Expected]]:
-    known = sizes(config)
+def _place(info: TensorInfo) -> tuple[str, int]:
+    return str(info.file), info.start
+
+
+def _rows(checkpoint: Checkpoint, item: _Expected) -> Rows:
+    rows = [checkpoint.weights.rows(name) for name in item.names]
+    if item.rule.make is not None:
+        return item.rule.make(rows, checkpoint.config)
+    return stacked(rows) if "{expert}" in item.rule.source else rows[0]
+
+
+def _expected(family: Family, config: ModelConfig) -> Iterator[_Expected]:
+    known = {**sizes(config), **family.sizes(config)}
     for rule in family.rules:
-        shape = tuple(known[size] for size in rule.shape)
-        layers: Sequence[int | None] = range(config.layers) if "{}" in rule.source else (None,)
+        shape = tuple(size if isinstance(size, int) else known[size] for size in rule.shape)
+        every = range(config.layers) if rule.layers is None else rule.layers(config)
+        layers: Iterable[int | None] = every if "{}" in rule.source else (None,)
+        experts = range(known["experts"]) if "{expert}" in rule.source else (0,)
         for layer in layers:
-            yield rule.source.format(layer), _Expected(rule, rule.target.format(layer), shape)
+            name = rule.source.replace("{}", str(layer))
+            names = tuple(name.replace("{expert}", str(expert)) for expert in experts)
+            yield _Expected(rule, rule.target.replace("{}", str(layer)), names, shape)
 
 
-def _check_names(checkpoint: Checkpoint, expected: dict[str, _Expected], names: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in expected]
+def _check_names(
+    checkpoint: Checkpoint, family: Family, expected: Sequence[_Expected], present: Collection[str]
+) -> None:
+    known = {name for item in expected for name in item.names}
+    unknown = [name for name in present if name not in known]
     if unknown:
         raise ConversionError(
             f"{checkpoint.path} holds {_several(unknown)} that a {checkpoint.config.architecture} with "
@@ -104,22 +137,30 @@ def _check_names(checkpoint: Checkpoint, expected: dict[str, _Expected], names: 
             hint="An adapter, a quantized or a multimodal checkpoint cannot be converted; neither can one "
             "whose config.json belongs to another model.",
         )
-    needed = [name for name, item in expected.items() if item.rule.required]
+    # Of a tensor that may be absent, some experts may not.
+    needed = [
+        name
+        for item in expected
+        if item.rule.required or any(name in present for name in item.names)
+        for name in item.names
+    ]
     if not checkpoint.config.tie_word_embeddings:
-        needed.append(_HEAD)
-    present = set(names)
-    missing = [name for name in needed if name not in present]
+        needed.append(family.head)
+    missing = [name for name in dict.fromkeys(needed) if name not in present]
     if missing:
         hint = "Save the merged model again; look for an interrupted merge."
-        if missing == [_HEAD]:
+        if missing == [family.head]:
             hint = "If the head is tied to the embedding, config.json must say tie_word_embeddings: true."
         raise ConversionError(f"{checkpoint.path} lacks {_several(missing)}.", hint=hint)
 
 
-def _several(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:120] for name in names[:_LISTED])
+def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"the tensor{'s' if len(names) > 1 else ''} {shown}{more}"
+    return ", ".join(name[:120] for name in names[:_LISTED]) + more
+
+
+def _several(names: Sequence[str]) -> str:
+    return f"the tensor{'s' if len(names) > 1 else ''} {_few(names)}"
 
 
 def _check(info: TensorInfo, expected: _Expected) -> None:
@@ -130,7 +171,7 @@ def _check(info: TensorInfo, expected: _Expected) -> None:
             hint="Merge into the original 16-bit base model, and convert that.",
         )
     if info.shape != expected.shape:
-        rule = " x ".join(expected.rule.shape)
+        rule = " x ".join(map(str, expected.rule.shape))
         raise ConversionError(
             f"Tensor {info.name} in {info.file} has the shape {_shape(info.shape)}, but config.json implies "
             f"{_shape(expected.shape)} ({rule}).",
@@ -143,23 +184,18 @@ def _shape(shape: Sequence[int]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 
-def _head(checkpoint: Checkpoint, *, repair: bool) -> tuple[bool, tuple[Finding, ...]]:
-    """Return whether a stored lm_head is left out, and what to say about it."""
-    if not checkpoint.config.tie_word_embeddings or _HEAD not in checkpoint.weights or not repair:
+def _head(checkpoint: Checkpoint, family: Family, *, repair: bool) -> tuple[bool, tuple[Finding, ...]]:
+    """Return whether a stored head is left out, and what to say about it."""
+    weights = checkpoint.weights
+    if not checkpoint.config.tie_word_embeddings or family.head not in weights or not repair:
         return False, ()
-    if np.array_equal(checkpoint.weights.raw(_HEAD), checkpoint.weights.raw(_EMBEDDING)):
+    if np.array_equal(weights.raw(family.head), weights.raw(family.embedding)):
         return True, ()
     finding = Finding(
         "tied-head-differs",
         "warning",
-        "config.json ties the head to the embedding, yet a different lm_head.weight is stored; it is "
+        f"config.json ties the head to the embedding, yet a different {family.head} is stored; it is "
         "converted as stored, and engines disagree about which one counts.",
-        "Set tie_word_embeddings to false if the head was trained, or remove lm_head.weight if it was not.",
+        f"Set tie_word_embeddings to false if the head was trained, or remove {family.head} if it was not.",
     )
     return False, (finding,)
-
-
-def _source(info: TensorInfo, expected: _Expected, config: ModelConfig) -> TensorSource:
-    layout = expected.rule.unpermute
-    heads = {"heads": config.heads, "kv_heads": config.kv_heads, None: None}[layout]
-    return TensorSource(expected.target, info.shape, info.name, info.dtype, heads)

@@ -6,36 +6,50 @@ and the order of the metadata are those of llama.cpp's stock converter. Does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from checkpoint import Finding, ModelConfig
+from checkpoint import Finding, ModelConfig, Rows
 from convert.fields import Field, float32, string, uint32
+from convert.rows import interleaved, taken
 from errors import ConversionError
 
 __all__ = [
     "ComputedTensor",
     "Family",
+    "Make",
     "TensorRule",
     "common_fields",
+    "interleave_key",
+    "interleave_query",
     "layer_rules",
     "sizes",
     "window_findings",
 ]
 
 
+Make = Callable[[Sequence[Rows], ModelConfig], Rows]
+"""What is done to the stored tensors of a rule: rows in, rows out, nothing read yet."""
+
+
 @dataclass(frozen=True)
 class TensorRule:
-    """One tensor of the checkpoint and what becomes of it; `{}` in a name is the layer's number."""
+    """One tensor of a GGUF file and what it is made of; `{}` in a name is the layer's number.
+
+    Several rules may share a source: a fused tensor that is cut.
+    """
 
     source: str
+    """In the checkpoint. With `{expert}` in it, the tensors of all experts of the layer, one stack."""
     target: str
-    shape: tuple[str, ...]
-    """Names of `sizes`."""
+    shape: tuple[str | int, ...]
+    """Of each stored tensor: names of `sizes` or of the family's own."""
     required: bool = True
-    unpermute: Literal["heads", "kv_heads"] | None = None
-    """Rows of each head go from the halves layout of Hugging Face to the interleaved one of llama.cpp."""
+    make: Make | None = None
+    """None: as stored (experts: stacked)."""
+    layers: Callable[[ModelConfig], Iterable[int]] | None = None
+    """Which layers have it; None: all."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,13 @@ class Family:
     """Hyper-parameters. Raises `ConversionError` for what llama.cpp cannot do."""
     computed: Callable[[ModelConfig], tuple[ComputedTensor, ...]] = lambda _config: ()
     findings: Callable[[ModelConfig], tuple[Finding, ...]] = lambda _config: ()
+    sizes: Callable[[ModelConfig], Mapping[str, int]] = lambda _config: {}
+    """Dimensions beyond the common ones; "experts" is the number that `{expert}` counts to."""
+    ignored: tuple[str, ...] = ()
+    """Regular expressions of whole names of tensors that are left out on purpose."""
+    head: str = "lm_head.weight"
+    """The output matrix in the checkpoint, absent where it is tied to `embedding`."""
+    embedding: str = "model.embed_tokens.weight"
 
 
 def sizes(config: ModelConfig) -> Mapping[str, int]:
@@ -89,11 +110,11 @@ def layer_rules(
         TensorRule("model.layers.{}.post_attention_layernorm.weight", "blk.{}.ffn_norm.weight", ("hidden",)),
     ]
     for source, target, rows, columns in _PROJECTIONS:
-        layout = _layout(target) if interleaved else None
+        make = _INTERLEAVED.get(target) if interleaved else None
         name, to = f"model.layers.{{}}.{source}", f"blk.{{}}.{target}"
-        rules.append(TensorRule(f"{name}.weight", f"{to}.weight", (rows, columns), unpermute=layout))
+        rules.append(TensorRule(f"{name}.weight", f"{to}.weight", (rows, columns), make=make))
         if target in biased:
-            rules.append(TensorRule(f"{name}.bias", f"{to}.bias", (rows,), bias_required, layout))
+            rules.append(TensorRule(f"{name}.bias", f"{to}.bias", (rows,), bias_required, make))
     return tuple(rules)
 
 
@@ -108,8 +129,17 @@ _PROJECTIONS = (
 )
 
 
-def _layout(target: str) -> Literal["heads", "kv_heads"] | None:
-    return "heads" if target == "attn_q" else "kv_heads" if target == "attn_k" else None
+def interleave_query(rows: Sequence[Rows], config: ModelConfig) -> Rows:
+    """Return the rows of q with the halves of each head as neighbouring pairs."""
+    return taken(rows[0], interleaved(rows[0].shape[0], config.heads))
+
+
+def interleave_key(rows: Sequence[Rows], config: ModelConfig) -> Rows:
+    """Return the rows of k with the halves of each head as neighbouring pairs."""
+    return taken(rows[0], interleaved(rows[0].shape[0], config.kv_heads))
+
+
+_INTERLEAVED: Mapping[str, Make] = {"attn_q": interleave_query, "attn_k": interleave_key}
 
 
 def common_fields(

@@ -12,6 +12,7 @@ import pytest
 from chat_templates.stops import Stops
 from checkpoint import Checkpoint
 from convert import ConversionPlan, plan_conversion
+from convert.rows import interleaved
 from errors import ConversionError, OutputError, UsageError
 from tests.checkpoints import FAMILIES, edit_json, write_safetensors
 
@@ -53,11 +54,13 @@ def test_all_tensors_of_a_family_find_their_place(
 
 
 def test_biases_of_llama_are_reordered_like_their_rows(make_checkpoint: Make, tmp_path: Path) -> None:
-    plan = _plan(make_checkpoint(bias=True, heads=8, kv_heads=2), tmp_path)
-    heads = {source.name: source.heads for source in plan.sources}
-    assert heads["blk.0.attn_q.weight"] == heads["blk.0.attn_q.bias"] == 8
-    assert heads["blk.0.attn_k.weight"] == heads["blk.0.attn_k.bias"] == 2
-    assert heads["blk.0.attn_v.bias"] is heads["blk.0.attn_output.bias"] is None
+    directory = make_checkpoint(bias=True, heads=8, kv_heads=2)
+    rows = {source.name: source.rows for source in _plan(directory, tmp_path).sources}
+    weights = Checkpoint.open(directory).weights
+    for target, source, heads in (("attn_q", "q_proj", 8), ("attn_k", "k_proj", 2), ("attn_v", "v_proj", 0)):
+        bias = weights.raw(f"model.layers.0.self_attn.{source}.bias")
+        order = interleaved(len(bias), heads) if heads else np.arange(len(bias))
+        assert np.array_equal(rows[f"blk.0.{target}.bias"].read(0, 1)[0], bias[order])
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones(
