@@ -44,7 +44,7 @@ demo: setup ## the whole road on a real model: sample, proof, GGUF, server, heal
 	@$(BIN)/python demo.py $(ARGS)
 
 test: setup ## unit and integration tests with the embedded engine on a real model
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready ## tests against the real vLLM, llama.cpp's tools, all public templates
 	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q tests/chat_templates/test_corpus_in_go.py tests/chat_templates/test_probe.py
