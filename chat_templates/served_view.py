@@ -6,7 +6,9 @@ into the checkpoint. Does not know engines.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from chat_templates.sources.source import TemplateSource
@@ -25,22 +27,32 @@ _LEFT_OUT = {"chat_template.json", "additional_chat_templates"}
 """Older homes of a chat template, which would compete with the right one."""
 
 
-def write_served_view(checkpoint: Checkpoint, source: TemplateSource, stops: Stops, directory: Path) -> Path:
+def write_served_view(
+    checkpoint: Checkpoint,
+    source: TemplateSource,
+    stops: Stops,
+    directory: Path,
+    *,
+    extras: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write the view to `directory` and return it; an older view there is replaced as a whole.
 
+    `extras` are further files of an engine, name -> text; they hide the checkpoint's of that name.
     Raises `OutputError` where the directory lies in the checkpoint or holds anything but a view.
     """
     _require_own_place(checkpoint, directory)
     original = checkpoint.path.absolute()
     with replacing_directory(directory) as view:
         for entry in sorted(original.iterdir()):
-            if entry.name not in _WRITTEN | _LEFT_OUT and not entry.name.startswith("."):
+            if entry.name not in {*_WRITTEN, *_LEFT_OUT, *extras} and not entry.name.startswith("."):
                 (view / entry.name).symlink_to(entry)
         _write(view / "chat_template.jinja", source.jinja)
         _write(view / "generation_config.json", dump_json(_generation_config(checkpoint, stops)))
         if (original / "tokenizer_config.json").exists():
             config = {k: v for k, v in checkpoint.tokenizer.config.items() if k != "chat_template"}
             _write(view / "tokenizer_config.json", dump_json(config))
+        for name, text in extras.items():
+            _write(view / name, text)
         _write(view / MARK, dump_json({"checkpoint": str(original), "template": source.spec}))
     return directory
 

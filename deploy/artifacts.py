@@ -84,6 +84,8 @@ class ViewArtifact:
     checkpoint: Checkpoint
     source: TemplateSource
     stops: Stops
+    extras: tuple[tuple[str, str], ...] = ()
+    """Further files: (name, text)."""
 
     @property
     def kind(self) -> str:
@@ -92,14 +94,14 @@ class ViewArtifact:
     @cached_property
     def path(self) -> Path:
         place = str(self.checkpoint.path.resolve())
-        key = content_key(self.checkpoint, self.source, self.stops, place=place)
+        key = content_key(self.checkpoint, self.source, self.stops, place=place, **dict(self.extras))
         return cache_dir() / "views" / key / self.checkpoint.name
 
     def is_ready(self) -> bool:
         return self.path.is_dir()
 
     def make(self, progress: Progress | None = None) -> None:
-        write_served_view(self.checkpoint, self.source, self.stops, self.path)
+        write_served_view(self.checkpoint, self.source, self.stops, self.path, extras=dict(self.extras))
 
 
 @dataclass(frozen=True)

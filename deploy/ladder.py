@@ -138,7 +138,7 @@ class Ladder:
         self._wait_until(settled)
         reply = replies[-1]
         if reply.ok:
-            return True, "GET /health is 200"
+            return self._awake(reply)
         if reply.status in (404, 405):
             return None, "the server has no /health"
         if reply.status == 503:
@@ -146,6 +146,17 @@ class Ladder:
         if reply.status in (401, 403):
             return None, f"GET /health wants a key: {reply.words()}"
         raise _NotReady(f"GET /health: expected 200, got {reply.words()}.", "Its log should say more.")
+
+    def _awake(self, reply: Reply) -> tuple[bool | None, str]:
+        """LMDeploy answers 200 while it sleeps, and says so in the body."""
+        body = reply.json
+        status = body.get("status") if isinstance(body, dict) else None
+        if status == "sleeping":
+            raise _NotReady(
+                "GET /health is 200, but the engine sleeps: its weights are not loaded.",
+                "Wake it with POST /wakeup, or start it again.",
+            )
+        return True, "GET /health is 200"
 
     def _models(self) -> tuple[bool | None, str]:
         reply = self.client.get("/v1/models")

