@@ -6,6 +6,7 @@ from checkpoint.inspect import Survey, survey
 from checkpoint.model import ChatTemplates, Checkpoint
 from checkpoint.rows import Rows, StoredRows
 from checkpoint.safetensors import TensorInfo
+from checkpoint.sentencepiece import Piece, PieceKind, PieceModel, read_pieces
 from checkpoint.tokenizer import AddedToken, Tokenizer
 from checkpoint.weights import Weights
 
@@ -17,11 +18,15 @@ __all__ = [
     "Finding",
     "GenerationConfig",
     "ModelConfig",
+    "Piece",
+    "PieceKind",
+    "PieceModel",
     "Rows",
     "StoredRows",
     "Survey",
     "TensorInfo",
     "Tokenizer",
     "Weights",
+    "read_pieces",
     "survey",
 ]

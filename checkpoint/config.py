@@ -101,7 +101,12 @@ class ModelConfig:
             head_dim=fields.size("head_dim", default=max(1, hidden // heads)),
             vocab_size=fields.size("vocab_size", "padded_vocab_size"),
             context_length=fields.size(
-                "max_position_embeddings", "n_positions", "seq_length", "max_seq_len", default=2048
+                "max_position_embeddings",
+                "n_positions",
+                "seq_length",
+                "max_seq_len",
+                "model_max_length",
+                default=2048,
             ),
             rms_norm_eps=fields.number("rms_norm_eps"),
             rope_theta=_rope_theta(fields, rope),

@@ -1,4 +1,5 @@
-"""The tokenizer as it is stored: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`.
+"""The tokenizer as it is stored: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`; or
+`tokenizer.model`, brought into the form of a tokenizer.json.
 
 Knows: every token by id, the named special tokens, and how text becomes ids (through the `tokenizers`
 library, from tokenizer.json itself: transformers 5 replaces the pre-tokenizer of some families). Does not
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, parse_object, read_bytes, read_object
+from checkpoint.pieces import clashing_pieces, pieces_as_json
+from checkpoint.sentencepiece import read_pieces
 from checkpoint.vocabulary import AddedToken, added_tokens, base_vocabulary, by_id, merge_pairs
 from errors import BadInput
 
@@ -36,9 +39,11 @@ class Tokenizer:
         raw: Mapping[str, Any],
         config: Mapping[str, Any],
         special: Mapping[str, Any] | None = None,
+        clashing: tuple[str, ...] = (),
     ) -> None:
         self.path = path
-        """tokenizer.json, for messages."""
+        """tokenizer.json or tokenizer.model, for messages."""
+        self._clashing = clashing
         self.raw = raw
         self.config = config
         self.vocab: Mapping[str, int] = base_vocabulary(raw, path)
@@ -53,12 +58,22 @@ class Tokenizer:
     def open(cls, directory: Path) -> Tokenizer:
         """Read the tokenizer of the checkpoint `directory`; raises `CheckpointFlaw`."""
         path = directory / "tokenizer.json"
-        content = read_bytes(path, 256 * MEGABYTE)
-        if content is None:
-            raise _missing(directory)
         config = read_object(directory / "tokenizer_config.json") or {}
-        special = read_object(directory / "special_tokens_map.json")
-        return cls(path, parse_object(content, path), config, special)
+        special = read_object(directory / "special_tokens_map.json") or {}
+        content = read_bytes(path, 256 * MEGABYTE)
+        if content is not None:
+            return cls(path, parse_object(content, path), config, special)
+        path = directory / "tokenizer.model"
+        model = read_pieces(path)
+        if model is None:
+            raise _missing(directory)
+        raw = pieces_as_json(model, config, special, directory)
+        return cls(path, raw, config, special, clashing_pieces(model))
+
+    @property
+    def is_built(self) -> bool:
+        """Whether there is no tokenizer.json, so that `raw` follows from tokenizer.model."""
+        return self.path.name == "tokenizer.model"
 
     @property
     def bos_token(self) -> str | None:
@@ -132,6 +147,7 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise BadInput(f"The text cannot be encoded: {error.reason}.") from error
+        self._refuse_clashing(text)
         rebuilt = "add_bos_token" in self.config or "add_eos_token" in self.config
         backend = self._backend
         with _library(self.path):
@@ -148,6 +164,17 @@ class Tokenizer:
         backend = self._backend
         with _library(self.path):
             return backend.decode(known, skip_special_tokens=skip_special_tokens)
+
+    def _refuse_clashing(self, text: str) -> None:
+        seen = "▁" + text.replace(" ", "▁")
+        found = next((piece for piece in self._clashing if piece in seen), None)
+        if found is not None:
+            raise BadInput(
+                f"The ids of this text cannot be told: {self.path} has the user-defined piece {found!r}, "
+                "which only the sentencepiece library splits off exactly.",
+                hint="Save the tokenizer as tokenizer.json: "
+                "`AutoTokenizer.from_pretrained(DIR, use_fast=True).save_pretrained(DIR)`.",
+            )
 
     @staticmethod
     def _one(token: int | None) -> tuple[int, ...]:
@@ -179,7 +206,7 @@ def _library(path: Path) -> Iterator[None]:
 
 
 def _missing(directory: Path) -> CheckpointFlaw:
-    slow = (directory / "tokenizer.model").exists() or (directory / "vocab.json").exists()
+    slow = (directory / "vocab.json").exists()
     hint = (
         "Write one: `AutoTokenizer.from_pretrained(DIR, use_fast=True).save_pretrained(DIR)`."
         if slow

@@ -16,6 +16,9 @@ __all__ = ["ModelShape", "is_quantizable", "tensor_type_for"]
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
+# These too hold the values that attention mixes, fused with others, and are as sensitive.
+_LIKE_ATTENTION_VALUE = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
+
 # A row that is not whole blocks of 256 falls back to a type with blocks of 32.
 _SMALLER_BLOCK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
@@ -73,7 +76,7 @@ def _preferred(name: str, base: TensorType, row: int, file_type: str, model: Mod
         return "Q8_0" if base.name == "Q8_0" or not base.fits(row) else "Q6_K"
     found = _LAYER.match(name)
     layer = int(found[1]) if found else 0
-    if "attn_v.weight" in name:
+    if name.endswith(_LIKE_ATTENTION_VALUE):
         return _attention_value(base.name, file_type, layer, model)
     if "ffn_down" in name:
         return _feed_forward_down(base.name, file_type, layer, model.layers)

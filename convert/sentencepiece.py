@@ -1,4 +1,4 @@
-"""Vocabularies of the SentencePiece kind (Llama 2, Mistral): GGUF's tokenizer model "llama".
+"""Vocabularies of the SentencePiece kind (Llama 2, InternLM, Baichuan): GGUF's tokenizer model "llama".
 
 llama.cpp merges by score, best first, where tokenizer.json lists merges. The scores come from tokenizer.model
 where the checkpoint has one, and otherwise from the order of the merges, from which the same pieces follow.
@@ -9,12 +9,11 @@ wrongly.)
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from checkpoint import Tokenizer
+from checkpoint import CheckpointFlaw, PieceModel, Tokenizer, read_pieces
 from errors import ConversionError
 
 __all__ = ["adds_space_prefix", "is_sentencepiece", "piece_scores"]
@@ -37,18 +36,21 @@ def is_byte(token: str) -> bool:
 
 def piece_scores(tokenizer: Tokenizer, directory: Path) -> Mapping[str, float]:
     """Return piece -> score, higher merged first. Raises `ConversionError` for a damaged tokenizer.model."""
-    stored = directory / "tokenizer.model"
-    if stored.is_file():
-        try:
-            if pieces := dict(_stored_pieces(stored.read_bytes())):
-                return pieces
-            raise ValueError("it holds no pieces")
-        except (OSError, ValueError, struct.error, IndexError) as error:
-            raise ConversionError(
-                f"{stored} cannot be read as a SentencePiece model: {error}.",
-                hint="Copy it from the base model, or remove it: tokenizer.json says the same.",
-            ) from error
-    return _scores_from_merges(tokenizer.vocab, tokenizer.merges)
+    model = stored_model(directory)
+    if model is None:
+        return _scores_from_merges(tokenizer.vocab, tokenizer.merges)
+    return {piece.text: piece.score for piece in model.pieces}
+
+
+def stored_model(directory: Path) -> PieceModel | None:
+    """Return what tokenizer.model says, None where there is none. Raises `ConversionError`."""
+    try:
+        return read_pieces(directory / "tokenizer.model")
+    except CheckpointFlaw as error:
+        raise ConversionError(
+            error.message,
+            hint="Copy it from the base model, or remove it where tokenizer.json is there: it says the same.",
+        ) from error
 
 
 def _scores_from_merges(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> dict[str, float]:
@@ -82,47 +84,3 @@ def _flat(node: Any, parts: str) -> Iterator[Mapping[str, Any]]:
             yield from _flat(part, parts)
     else:
         yield node
-
-
-def _stored_pieces(data: bytes) -> Iterator[tuple[str, float]]:
-    """Yield (piece, score) of a serialized ModelProto: field 1, repeated, of {1: piece, 2: score}."""
-    for number, value in _protobuf(data):
-        if number == 1 and isinstance(value, bytes):
-            fields = dict(_protobuf(value))
-            piece, score = fields.get(1), fields.get(2, 0.0)
-            if not isinstance(piece, bytes) or not isinstance(score, float):
-                raise ValueError("a piece has no text or no score")
-            yield piece.decode("utf-8"), score
-
-
-def _protobuf(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Yield (field number, value) of a protobuf message; 32-bit values as float, 64-bit ones as bytes."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-        elif wire == 5:
-            yield number, struct.unpack_from("<f", data, at)[0]
-            at += 4
-        else:
-            length, at = (8, at) if wire == 1 else _varint(data, at)
-            if wire not in {1, 2} or at + length > len(data):
-                raise ValueError(f"it is damaged at byte {at}")
-            yield number, data[at : at + length]
-            at += length
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError(f"it is damaged at byte {at}")

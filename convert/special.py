@@ -11,7 +11,7 @@ from typing import Any
 
 from checkpoint import Checkpoint
 
-__all__ = ["add_flags", "special_ids"]
+__all__ = ["add_flags", "special_ids", "stock_ids"]
 
 _KEYS = {
     "bos": "bos",
@@ -39,12 +39,42 @@ def special_ids(checkpoint: Checkpoint, size: int) -> dict[str, int]:
     return {key: number for key, number in found.items() if number < size}
 
 
+def stock_ids(checkpoint: Checkpoint, special: Mapping[str, int]) -> dict[str, int]:
+    """Return `special` with what the stock converter sets for some families by the texts of tokens."""
+    ids = {token.content: token.id for token in checkpoint.tokenizer.added}
+    architecture, found = checkpoint.config.architecture, dict(special)
+    for key, text in _GLM.get(architecture, ()):
+        if text in ids:
+            found.setdefault(key, ids[text])
+    if architecture in _CHAT_END and "<|im_end|>" in _decoded(checkpoint) | set(_added_ids(checkpoint)):
+        found["eos"] = ids["<|im_end|>"]
+    return found
+
+
+_ENDS = (("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unknown", "<|endoftext|>"))
+_GLM = {
+    "ChatGLMModel": _ENDS,
+    "ChatGLMForConditionalGeneration": _ENDS,
+    "GlmForCausalLM": _ENDS,
+    "Glm4ForCausalLM": (*_ENDS, ("bos", "<|endoftext|>")),
+}
+_CHAT_END = {"InternLM2ForCausalLM", "InternLM3ForCausalLM"}
+
+
+def _decoded(checkpoint: Checkpoint) -> set[str]:
+    listed = checkpoint.tokenizer.config.get("added_tokens_decoder")
+    entries = listed.values() if isinstance(listed, dict) else ()
+    return {text for entry in entries if (text := _text(entry))}
+
+
 def add_flags(checkpoint: Checkpoint) -> dict[str, bool]:
     """Return which special tokens are put around a text: the post-processor's word before the config's."""
     tokenizer = checkpoint.tokenizer
     bos = _text(tokenizer.config.get("bos_token")) or _text(tokenizer.config.get("cls_token"))
     flags: dict[str, bool] = {}
-    for step in _processors(tokenizer.raw.get("post_processor")):
+    # What follows from tokenizer.model is not a post-processor that the stock converter could have read.
+    processor = None if tokenizer.is_built else tokenizer.raw.get("post_processor")
+    for step in _processors(processor):
         if step.get("type") == "ByteLevel":
             flags.setdefault("bos", False)
             flags.setdefault("eos", False)
@@ -63,14 +93,17 @@ def add_flags(checkpoint: Checkpoint) -> dict[str, bool]:
     # The stock converter takes every llama of this vocabulary size for one that does without BOS.
     if checkpoint.config.vocab_size == 49152 and checkpoint.config.architecture in _LLAMA:
         flags["bos"] = False
+    if checkpoint.config.architecture in _WITHOUT_BOS:
+        flags.setdefault("bos", False)
     return flags
 
 
+_WITHOUT_BOS = {"ChatGLMModel", "ChatGLMForConditionalGeneration", "GlmForCausalLM"}
 _LLAMA = {"LlamaForCausalLM", "MistralForCausalLM"}
 
 
 def _added_ids(checkpoint: Checkpoint) -> Mapping[str, int]:
-    listed = checkpoint.tokenizer.raw.get("added_tokens")
+    listed = None if checkpoint.tokenizer.is_built else checkpoint.tokenizer.raw.get("added_tokens")
     items = [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
     # Of two entries with one text the first counts.
     return {item["content"]: item["id"] for item in reversed(items) if {"content", "id"} <= item.keys()}

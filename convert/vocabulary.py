@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from checkpoint import AddedToken, Checkpoint, Finding, Tokenizer
+from checkpoint import AddedToken, Checkpoint, Finding, PieceModel, Tokenizer
 from convert.fields import Field, boolean, float32s, int32s, string, strings, uint32
+from convert.pieces import (
+    is_chatglm,
+    looks_special,
+    piece_findings,
+    piece_tokens,
+    vocabulary_model,
+)
 from convert.pretokenizers import APPROXIMATE, pre_tokenizer_name
 from convert.sentencepiece import ADDED_SCORE, adds_space_prefix, is_byte, is_sentencepiece, piece_scores
-from convert.special import add_flags, special_ids
+from convert.special import add_flags, special_ids, stock_ids
 from convert.stops import stop_slots
 from errors import ConversionError
 
@@ -81,13 +88,16 @@ def read_vocabulary(
     tokenizer = checkpoint.tokenizer
     pieces = is_sentencepiece(tokenizer.raw)
     findings = [] if pieces else list(_check_byte_level(tokenizer))
-    pre = "default" if pieces else pre_tokenizer_name(tokenizer.raw)
+    pre = _pre(checkpoint, pieces=pieces)
     if pre in APPROXIMATE:
         findings.append(_approximate(pre))
-    tokens, types = _tokens(tokenizer, checkpoint.config.vocab_size, pieces=pieces)
+    model = vocabulary_model(checkpoint) if pieces else None
+    tokens, types, scores = _tokens(checkpoint, model, pieces=pieces, repair=stop_ids is not None)
     special = special_ids(checkpoint, len(tokens))
     add = add_flags(checkpoint)
-    space_prefix = tokenizer.config.get("add_prefix_space") if _is_llama(checkpoint) else None
+    space_prefix = _stock_space_prefix(checkpoint, model)
+    if stop_ids is None:
+        special = stock_ids(checkpoint, special)
     if stop_ids is not None:
         special, more = _repaired_ids(special, tokenizer, stop_ids, tokens)
         findings += more
@@ -97,12 +107,13 @@ def read_vocabulary(
             findings.append(_bos_left_out())
         if pieces:
             space_prefix, findings = _space_prefix(tokenizer, findings)
+            findings += piece_findings(model) if model is not None else ()
     return Vocabulary(
         model="llama" if pieces else "gpt2",
         pre=pre,
         tokens=tokens,
         types=types,
-        scores=_scores(checkpoint, tokens) if pieces else None,
+        scores=scores,
         merges=() if pieces else tuple(_merge(pair) for pair in tokenizer.merges),
         special=special,
         add=add,
@@ -111,8 +122,26 @@ def read_vocabulary(
     )
 
 
-def _is_llama(checkpoint: Checkpoint) -> bool:
-    return checkpoint.config.architecture in {"LlamaForCausalLM", "MistralForCausalLM"}
+def _pre(checkpoint: Checkpoint, *, pieces: bool) -> str:
+    if pieces:
+        return "chatglm-spm" if is_chatglm(checkpoint.tokenizer) else "default"
+    name = pre_tokenizer_name(checkpoint.tokenizer.raw)
+    # The same words; but of GLM-4's, llama.cpp knows that they do not begin with BOS.
+    return _GLM4.get(name, name) if "glm" in checkpoint.config.architecture.lower() else name
+
+
+_GLM4 = {"smaug-bpe": "chatglm-bpe", "llama-bpe": "glm4"}
+
+
+def _stock_space_prefix(checkpoint: Checkpoint, model: PieceModel | None) -> Any:
+    if checkpoint.config.architecture in _LLAMA:
+        return checkpoint.tokenizer.config.get("add_prefix_space")
+    if checkpoint.config.architecture == "InternLM2ForCausalLM" and model is not None:
+        return model.add_dummy_prefix
+    return None
+
+
+_LLAMA = {"LlamaForCausalLM", "MistralForCausalLM", "InternLMForCausalLM", "InternLM3ForCausalLM"}
 
 
 def _repaired_ids(
@@ -212,8 +241,11 @@ def _normalizers(node: Any) -> list[str]:
     return [str(node.get("type"))]
 
 
-def _tokens(tokenizer: Tokenizer, size: int, *, pieces: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return text and type by id for `size` ids; ids that were never given out are UNUSED."""
+def _tokens(
+    checkpoint: Checkpoint, model: PieceModel | None, *, pieces: bool, repair: bool
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...] | None]:
+    """Return text, type and (of pieces) score by id; ids that were never given out are UNUSED."""
+    tokenizer, size = checkpoint.tokenizer, checkpoint.config.vocab_size
     if len(tokenizer.tokens) > size:
         raise ConversionError(
             f"{tokenizer.path} gives out ids up to {len(tokenizer.tokens) - 1}, but the embedding has only "
@@ -221,6 +253,18 @@ def _tokens(tokenizer: Tokenizer, size: int, *, pieces: bool) -> tuple[tuple[str
             hint="Tokenizer and weights must come from the same model; after adding tokens the embedding "
             "must be resized before training.",
         )
+    if model is not None:
+        made = piece_tokens(checkpoint, model, size, repair=repair)
+        _check_distinct(tokenizer, made.texts)
+        return tuple(made.texts), tuple(made.types), tuple(made.scores)
+    texts, types = _listed_tokens(tokenizer, size, pieces=pieces)
+    return texts, types, _scores(checkpoint, texts) if pieces else None
+
+
+def _listed_tokens(
+    tokenizer: Tokenizer, size: int, *, pieces: bool
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return text and type by id as tokenizer.json has them."""
     added = {token.id: token for token in tokenizer.added}
     unknown = tokenizer.raw["model"].get("unk_token") if pieces else None
     texts, types = [], []
@@ -242,17 +286,9 @@ def _tokens(tokenizer: Tokenizer, size: int, *, pieces: bool) -> tuple[tuple[str
 
 def _added(token: AddedToken) -> tuple[str, TokenType]:
     text = token.content
-    if token.special or _looks_special(text):
+    if token.special or looks_special(text):
         return text, TokenType.CONTROL
     return text.replace("▁", " "), TokenType.USER_DEFINED
-
-
-def _looks_special(text: str) -> bool:
-    """Whether an added token is a mark even where it is not declared special (the stock converter's rule)."""
-    if text in {"<pad>", "<mask>", "<2mass>", "[@BOS@]"}:
-        return True
-    marks = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
-    return any(text.startswith(start) and text.endswith(end) for start, end in marks)
 
 
 def _check_distinct(tokenizer: Tokenizer, texts: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "tensor_shapes",
     "tiny_tokenizer",
     "write_random_checkpoint",
+    "write_random_weights",
     "write_safetensors",
 ]
 
@@ -113,7 +114,7 @@ def write_random_checkpoint(
         tied=tied,
         bias=bias,
     )
-    _write_random_weights(directory, shapes, dtype, np.random.default_rng(seed), shards)
+    write_random_weights(directory, shapes, dtype, np.random.default_rng(seed), shards)
     return directory
 
 
@@ -259,13 +260,15 @@ def _write_tokenizer(directory: Path, raw: Mapping[str, Any], chat_template: str
         (directory / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
-def _write_random_weights(
+def write_random_weights(
     directory: Path,
     shapes: Mapping[str, tuple[int, ...]],
-    dtype: str,
-    random: np.random.Generator,
-    shards: int,
+    dtype: str = "BF16",
+    random: np.random.Generator | None = None,
+    shards: int = 1,
 ) -> None:
+    """Write tensors of these shapes: random, norms around 1; with more than one shard an index as well."""
+    random = np.random.default_rng(0) if random is None else random
     tensors = {name: (dtype, _values(name, shape, dtype, random)) for name, shape in shapes.items()}
     if shards == 1:
         write_safetensors(directory / "model.safetensors", tensors)

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from convert.architectures.baichuan import BAICHUAN
 from convert.architectures.base import ComputedTensor, Family, TensorRule, sizes
+from convert.architectures.glm import CHATGLM, GLM, GLM4
+from convert.architectures.internlm import INTERNLM, INTERNLM2
 from convert.architectures.llama import LLAMA
+from convert.architectures.minicpm import MINICPM, MINICPM3
 from convert.architectures.qwen2 import QWEN2
 from convert.architectures.qwen3 import QWEN3
 from errors import ConversionError
 
 __all__ = ["FAMILIES", "ComputedTensor", "Family", "TensorRule", "family_of", "sizes"]
 
+_FAMILIES = (
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    INTERNLM,
+    INTERNLM2,
+    BAICHUAN,
+    MINICPM,
+    MINICPM3,
+    CHATGLM,
+    GLM,
+    GLM4,
+)
+
 FAMILIES: dict[str, Family] = {
-    architecture: family for family in (LLAMA, QWEN2, QWEN3) for architecture in family.architectures
+    architecture: family for family in _FAMILIES for architecture in family.architectures
 }
 """The name in config.json -> its family."""
 

