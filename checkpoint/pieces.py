@@ -54,19 +54,19 @@ def pieces_as_json(
             f"use ({model.kind}).",
             hint="Write a tokenizer.json: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR).",
         )
-    replaced = {number for number, text in _listed(config) if _is_other(model, number, text)}
-    vocab = {piece.text: number for number, piece in enumerate(model.pieces) if number not in replaced}
+    texts = {number: piece.text for number, piece in enumerate(model.pieces)} | dict(_listed(config))
+    vocab = {text: number for number, text in texts.items()}
     added = _added_tokens(model, vocab, config, special, directory)
+    # The library looks the id of an added token up here; where it finds none, it makes up another.
+    vocab |= {entry["content"]: entry["id"] for entry in added}
     return {
         "version": "1.0",
         "added_tokens": added,
         "normalizer": _normalizer(model, config),
         "pre_tokenizer": _pre_tokenizer(model, config),
-        "post_processor": _post_processor(
-            config, special, {entry["content"]: entry["id"] for entry in added}
-        ),
+        "post_processor": _post_processor(config, special, vocab),
         "decoder": _decoder(model),
-        "model": _bpe(model, vocab) if model.kind == "bpe" else _unigram(model),
+        "model": _bpe(model, vocab) if model.kind == "bpe" else _unigram(model, texts),
     }
 
 
@@ -95,10 +95,6 @@ def _listed(config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         text = _text(entry)
         if key.isascii() and key.isdigit() and len(key) < 9 and text:
             yield int(key), text
-
-
-def _is_other(model: PieceModel, number: int, text: str) -> bool:
-    return number < len(model.pieces) and model.pieces[number].text != text
 
 
 def _added_tokens(
@@ -165,8 +161,11 @@ def _bpe(model: PieceModel, vocab: Mapping[str, int]) -> dict[str, Any]:
 
 def _merges(model: PieceModel, vocab: Mapping[str, int]) -> list[list[str]]:
     """Return every way to make a piece of two, the piece with the best score first."""
-    normal = (piece.text for piece in model.pieces if piece.kind is PieceKind.NORMAL)
-    parts = {text: vocab[text] for text in normal if text in vocab}
+    parts = {
+        piece.text: number
+        for number, piece in enumerate(model.pieces)
+        if piece.kind is PieceKind.NORMAL and vocab.get(piece.text) == number
+    }
     found: list[tuple[float, int, int, str, str]] = []
     for text, number in parts.items():
         score = model.pieces[number].score
@@ -178,12 +177,12 @@ def _merges(model: PieceModel, vocab: Mapping[str, int]) -> list[list[str]]:
     return [[left, right] for *_, left, right in found]
 
 
-def _unigram(model: PieceModel) -> dict[str, Any]:
+def _unigram(model: PieceModel, texts: Mapping[int, str]) -> dict[str, Any]:
     kinds = [piece.kind for piece in model.pieces]
     return {
         "type": "Unigram",
         "unk_id": kinds.index(PieceKind.UNKNOWN) if PieceKind.UNKNOWN in kinds else None,
-        "vocab": [[piece.text, piece.score] for piece in model.pieces],
+        "vocab": [[texts[number], piece.score] for number, piece in enumerate(model.pieces)],
         "byte_fallback": model.byte_fallback,
     }
 

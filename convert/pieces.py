@@ -14,7 +14,7 @@ from checkpoint import AddedToken, Checkpoint, Finding, PieceKind, PieceModel, T
 from checkpoint.pieces import stored_additions
 from convert.sentencepiece import ADDED_SCORE, stored_model
 
-__all__ = ["PieceTokens", "looks_special", "piece_findings", "piece_tokens", "vocabulary_model"]
+__all__ = ["PieceTokens", "is_chatglm", "looks_special", "piece_findings", "piece_tokens", "vocabulary_model"]
 
 _PADDING_SCORE = -10000.0
 _INTERNLM2 = "InternLM2ForCausalLM"

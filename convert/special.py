@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from checkpoint import Checkpoint
+from convert.pieces import is_chatglm
 
 __all__ = ["add_flags", "special_ids", "stock_ids"]
 
@@ -43,7 +44,7 @@ def stock_ids(checkpoint: Checkpoint, special: Mapping[str, int]) -> dict[str, i
     """Return `special` with what the stock converter sets for some families by the texts of tokens."""
     ids = {token.content: token.id for token in checkpoint.tokenizer.added}
     architecture, found = checkpoint.config.architecture, dict(special)
-    for key, text in _GLM.get(architecture, ()):
+    for key, text in () if is_chatglm(checkpoint.tokenizer) else _GLM.get(architecture, ()):
         if text in ids:
             found.setdefault(key, ids[text])
     if architecture in _CHAT_END and "<|im_end|>" in _decoded(checkpoint) | set(_added_ids(checkpoint)):

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from checkpoint import AddedToken, Checkpoint, Finding, PieceModel, Tokenizer
+from convert.byte_level import check_byte_level
 from convert.fields import Field, boolean, float32s, int32s, string, strings, uint32
 from convert.pieces import (
     is_chatglm,
@@ -87,7 +88,7 @@ def read_vocabulary(
     """
     tokenizer = checkpoint.tokenizer
     pieces = is_sentencepiece(tokenizer.raw)
-    findings = [] if pieces else list(_check_byte_level(tokenizer))
+    findings = [] if pieces else list(check_byte_level(tokenizer))
     pre = _pre(checkpoint, pieces=pieces)
     if pre in APPROXIMATE:
         findings.append(_approximate(pre))
@@ -187,58 +188,6 @@ def _approximate(pre: str) -> Finding:
         "decomposed accents) otherwise than the tokenizer does; other text is split alike.",
         "For such languages serve the model with vLLM.",
     )
-
-
-def _check_byte_level(tokenizer: Tokenizer) -> tuple[Finding, ...]:
-    """Refuse what llama.cpp's byte-level BPE cannot do."""
-    model = tokenizer.raw.get("model")
-    kind = model.get("type") if isinstance(model, Mapping) else None
-    if not isinstance(model, Mapping) or kind != "BPE":
-        raise ConversionError(
-            f"{tokenizer.path} holds a tokenizer of the kind {kind!r}; byte-level BPE and SentencePiece BPE "
-            "can be converted.",
-            hint="Serve the model with vLLM, which takes any tokenizer.",
-        )
-    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(name):
-            raise ConversionError(
-                f"{tokenizer.path} uses {name} {model[name]!r}, which llama.cpp does not know.",
-                hint="Serve the model with vLLM, which takes any tokenizer.",
-            )
-    if not tokenizer.merges:
-        raise ConversionError(
-            f"{tokenizer.path} has no merges.", hint="Copy tokenizer.json from the base model."
-        )
-    return _check_normalizer(tokenizer)
-
-
-def _check_normalizer(tokenizer: Tokenizer) -> tuple[Finding, ...]:
-    kinds = _normalizers(tokenizer.raw.get("normalizer"))
-    foreign = [kind for kind in kinds if kind != "NFC"]
-    if foreign:
-        raise ConversionError(
-            f"{tokenizer.path} normalizes text with {', '.join(foreign)}, which llama.cpp does not do.",
-            hint="Serve the model with vLLM, which takes any tokenizer.",
-        )
-    if not kinds:
-        return ()
-    return (
-        Finding(
-            "normalizer-ignored",
-            "info",
-            "The tokenizer brings text into Unicode's NFC form; llama.cpp takes text as it comes. Only text "
-            "with decomposed letters is affected.",
-        ),
-    )
-
-
-def _normalizers(node: Any) -> list[str]:
-    if not isinstance(node, Mapping):
-        return []
-    inner = node.get("normalizers")
-    if node.get("type") == "Sequence" and isinstance(inner, list):
-        return [kind for part in inner for kind in _normalizers(part)]
-    return [str(node.get("type"))]
 
 
 def _tokens(
