@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint import Checkpoint
-from convert.kernels import Kernels, load_kernels
+from convert.kernels import Kernels, Stored, load_kernels
 from convert.plan import ConversionPlan, FilePlan
 from convert.tensors import TensorSource
 from convert.types import TensorType
@@ -181,27 +181,29 @@ class _Block:
 
     def convert(self, start: int, stop: int) -> Mapping[str, _Bytes]:
         """Return the bytes of rows `start` to `stop`, by the name of the type."""
-        stored = self._source.rows.read(start, stop)
-        values = self._kernels.to_float32(np.ascontiguousarray(stored), self._source.dtype)
-        largest = self._largest(values)
-        made = {}
-        for kind in self._kinds:
-            made[kind.name] = data = self._kernels.quantize(values, kind)
-            if (largest >= _F16_LIMIT and kind.name == "F16") or not self._kernels.is_valid(data, kind):
-                raise ConversionError(
-                    f"Tensor {self._source.described} holds values up to {largest:.3g}, which do "
-                    f"not fit into {kind.name}.",
-                    hint="Choose another type, such as bf16.",
-                )
-        return made
+        rows = np.ascontiguousarray(self._source.rows.read(start, stop))
+        stored = Stored(rows, self._source.dtype)
+        largest = self._largest(stored)
+        return {kind.name: self._made(stored, kind, largest) for kind in self._kinds}
 
-    def _largest(self, values: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+    def _made(self, stored: Stored, kind: TensorType, largest: float) -> _Bytes:
+        if kind.name == stored.dtype:  # finite values stay as they are
+            return stored.rows.reshape(-1).view(np.uint8)
+        data = self._kernels.quantize(stored, kind)
+        if (largest >= _F16_LIMIT and kind.name == "F16") or not self._kernels.is_valid(data, kind):
+            raise ConversionError(
+                f"Tensor {self._source.described} holds values up to {largest:.3g}, which do not fit into "
+                f"{kind.name}.",
+                hint="Choose another type, such as bf16.",
+            )
+        return data
+
+    def _largest(self, stored: Stored) -> float:
         """Return the largest magnitude. Raises `ConversionError` for a NaN or an infinity."""
-        # One of them anywhere shows in the smallest or the largest value.
-        low, high = float(values.min()), float(values.max())
-        if math.isfinite(low) and math.isfinite(high):
-            return max(-low, high)
-        bad = int(np.count_nonzero(~np.isfinite(values)))
+        largest = stored.largest()
+        if math.isfinite(largest):
+            return largest
+        bad = stored.not_finite()
         raise ConversionError(
             f"Tensor {self._source.described} holds {bad} value{'s' if bad > 1 else ''} that are NaN or "
             "infinite.",

@@ -1,8 +1,8 @@
 """What computes the blocks of a row.
 
-ggml.py is always there and decides what is right; fast.py gives the same bytes several times sooner, with
-LLVM: fast_affine.py and fast_scaled.py say what is computed, with fast_search.py and fast_lanes.py;
-fast_emit.py writes that as code, fast_build.py compiles it.
+stored.py holds the rows as they come from the checkpoint. ggml.py is always there and decides what is right;
+fast.py gives the same bytes several times sooner, with LLVM: fast_affine.py and fast_scaled.py say what is
+computed, with fast_search.py and fast_lanes.py; fast_emit.py writes that as code, fast_build.py compiles it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,21 @@ import numpy as np
 
 from convert.kernels.fast import FAST_TYPES, Fast, load_fast
 from convert.kernels.ggml import Ggml, load_ggml
+from convert.kernels.stored import Stored
 from convert.types import TensorType
 from errors import EngineMissing, UsageError
 
-__all__ = ["CHOICES", "FAST_TYPES", "Fast", "Ggml", "Kernels", "load_fast", "load_ggml", "load_kernels"]
+__all__ = [
+    "CHOICES",
+    "FAST_TYPES",
+    "Fast",
+    "Ggml",
+    "Kernels",
+    "Stored",
+    "load_fast",
+    "load_ggml",
+    "load_kernels",
+]
 
 CHOICES = ("auto", "ggml", "fast")
 
@@ -24,13 +35,7 @@ CHOICES = ("auto", "ggml", "fast")
 class Kernels(Protocol):
     """What a conversion needs of them; `Ggml` says what each does."""
 
-    def to_float32(
-        self, source: np.ndarray[Any, Any], dtype: str
-    ) -> np.ndarray[Any, np.dtype[np.float32]]: ...
-
-    def quantize(
-        self, rows: np.ndarray[Any, np.dtype[np.float32]], kind: TensorType
-    ) -> np.ndarray[Any, np.dtype[np.uint8]]: ...
+    def quantize(self, stored: Stored, kind: TensorType) -> np.ndarray[Any, np.dtype[np.uint8]]: ...
 
     def is_valid(self, data: np.ndarray[Any, np.dtype[np.uint8]], kind: TensorType) -> bool: ...
 

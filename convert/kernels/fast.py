@@ -23,13 +23,13 @@ from convert.kernels.fast_lanes import Group
 from convert.kernels.fast_scaled import write_q3, write_q6
 from convert.kernels.fast_simple import write_q4_0, write_q4_1, write_q5_0, write_q5_1, write_q8_0
 from convert.kernels.ggml import Ggml, load_ggml
+from convert.kernels.stored import STORED_BYTES, Stored
 from convert.types import TensorType, tensor_type
 from errors import EngineMissing
 
-__all__ = ["FAST_TYPES", "Fast", "kernel_text", "load_fast"]
+__all__ = ["FAST_TYPES", "Fast", "function_name", "kernel_text", "load_fast"]
 
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-_Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _PROBE = 64
 """Blocks on which a kernel must agree with ggml before it is used: about a millisecond."""
@@ -63,29 +63,36 @@ _DESIGNS = {
 FAST_TYPES = tuple(_DESIGNS)
 
 
-def kernel_text(name: str, *, wide: bool) -> tuple[str, int]:
-    """Return LLVM assembly of the kernel `name` ("Q4_K") and the least number of blocks it takes.
+def kernel_text(name: str, dtype: str, *, wide: bool) -> tuple[str, int]:
+    """Return LLVM assembly of the kernel for type `name` ("Q4_K") and the least number of blocks it takes.
 
-    The function is void(floats, blocks, notes, count): float32 become `count` blocks, and a byte of `notes`
-    for each, which is 1 where the block is not to be used.
+    The function, called as `function_name` says, is void(weights, blocks, notes, count): weights stored as
+    `dtype` become `count` blocks, and a byte of `notes` for each, which is 1 where the block is not to be
+    used.
     """
     design, kind = _DESIGNS[name], tensor_type(name)
     lanes = design.wide_lanes if wide else design.lanes
-    code = Code(name)
+    code = Code(function_name(name, dtype))
     share = kind.block // design.size
     least = lanes // share
 
     def one_group(index: Value, _: list[Value]) -> list[Value]:
         # The last group reaches back over blocks that are done already, rather than past the end.
         start = (index * least).minimum(code.count - least)
-        source = code.at(code.source, start * (4 * kind.block))
+        source = code.at(code.source, start * (STORED_BYTES[dtype] * kind.block))
         target = code.at(code.target, start * kind.block_bytes)
-        design.write(Group(code, source, target, code.at(code.notes, start), lanes, design.size, share))
+        notes = code.at(code.notes, start)
+        design.write(Group(code, source, dtype, target, notes, lanes, design.size, share))
         return []
 
     groups = (code.count + (least - 1)) >> (least.bit_length() - 1)
     code.loop(groups, [], one_group)
     return code.text(), least
+
+
+def function_name(name: str, dtype: str) -> str:
+    """Return what a kernel's function is called."""
+    return f"{name}_from_{dtype}"
 
 
 class Fast:
@@ -100,30 +107,31 @@ class Fast:
         self._ggml = ggml
         self._forced = forced
         self._lock = threading.Lock()
-        self._kernels: dict[str, _Kernel | None] = {}
-        self.to_float32 = ggml.to_float32
+        self._kernels: dict[tuple[str, str], _Kernel | None] = {}
         self.is_valid = ggml.is_valid
 
-    def quantize(self, rows: _Floats, kind: TensorType) -> _Bytes:
-        """Return the rows of float32 `rows` as `kind`: an array of bytes, row after row."""
-        kernel = self._kernel(kind)
-        if kernel is None or rows.size < kernel.least * kind.block:
-            return self._ggml.quantize(rows, kind)
-        return kernel.quantize(rows, kind)
+    def quantize(self, stored: Stored, kind: TensorType) -> _Bytes:
+        """Return the rows as `kind`: an array of bytes, row after row."""
+        kernel = self._kernel(kind, stored.dtype)
+        if kernel is None or stored.rows.size < kernel.least * kind.block:
+            return self._ggml.quantize(stored, kind)
+        return kernel.quantize(stored, kind)
 
-    def _kernel(self, kind: TensorType) -> _Kernel | None:
+    def _kernel(self, kind: TensorType, dtype: str) -> _Kernel | None:
         """The kernel of a type: compiled and compared with ggml when it is first wanted."""
         if kind.name not in _DESIGNS:
             return None
+        key = kind.name, dtype
         with self._lock:
-            if kind.name not in self._kernels:
-                self._kernels[kind.name] = self._made(kind)
-            return self._kernels[kind.name]
+            if key not in self._kernels:
+                self._kernels[key] = self._made(kind, dtype)
+            return self._kernels[key]
 
-    def _made(self, kind: TensorType) -> _Kernel | None:
-        text, least = kernel_text(kind.name, wide=self._compiler.wide)
-        kernel = _Kernel(self._compiler.function(kind.name, text), least, self._ggml)
-        probe = np.random.default_rng(0).standard_normal((_PROBE, kind.block), np.float32)
+    def _made(self, kind: TensorType, dtype: str) -> _Kernel | None:
+        text, least = kernel_text(kind.name, dtype, wide=self._compiler.wide)
+        function = self._compiler.function(function_name(kind.name, dtype), text)
+        kernel = _Kernel(function, least, self._ggml)
+        probe = _probe(kind.block, dtype)
         if np.array_equal(kernel.quantize(probe, kind), self._ggml.quantize(probe, kind)):
             return kernel
         if self._forced:
@@ -134,6 +142,13 @@ class Fast:
         return None
 
 
+def _probe(block: int, dtype: str) -> Stored:
+    floats = np.random.default_rng(0).standard_normal((_PROBE, block), np.float32)
+    if dtype == "BF16":
+        return Stored((floats.view(np.uint32) >> 16).astype(np.uint16), dtype)
+    return Stored(floats.astype(np.float16) if dtype == "F16" else floats, dtype)
+
+
 class _Kernel:
     """One compiled kernel."""
 
@@ -142,16 +157,17 @@ class _Kernel:
         self._ggml = ggml
         self.least = least
 
-    def quantize(self, rows: _Floats, kind: TensorType) -> _Bytes:
+    def quantize(self, stored: Stored, kind: TensorType) -> _Bytes:
         """As `Ggml.quantize`, for at least `least` blocks."""
+        rows = stored.rows
         count = rows.size // kind.block
         blocks = np.empty((count, kind.block_bytes), np.uint8)
         notes = np.empty(count, np.uint8)
         self._function(rows.ctypes.data, blocks.ctypes.data, notes.ctypes.data, count)
         if notes.any():
             odd = np.flatnonzero(notes)
-            values = rows.reshape(count, kind.block)[odd]
-            blocks[odd] = self._ggml.quantize(values, kind).reshape(len(odd), -1)
+            left = Stored(rows.reshape(count, kind.block)[odd], stored.dtype)
+            blocks[odd] = self._ggml.quantize(left, kind).reshape(len(odd), -1)
         return blocks.reshape(-1)
 
 

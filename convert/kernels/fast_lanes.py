@@ -20,6 +20,7 @@ __all__ = [
     "Group",
     "Vectors",
     "extreme",
+    "from_half",
     "half",
     "nearest",
     "nearest_float",
@@ -49,7 +50,9 @@ class Group:
 
     code: Code
     source: Value
-    """Where their float32 weights stand, row-major."""
+    """Where their weights stand, row-major."""
+    dtype: str
+    """How they are stored: "BF16", "F16" or "F32"."""
     target: Value
     """Where their blocks go."""
     notes: Value
@@ -78,8 +81,11 @@ class Group:
         return transposed([self.weights((row + i) * self.size + first) for i in range(_TILE)])
 
     def weights(self, index: int) -> Value:
-        """Sixteen neighbouring weights."""
-        return self.code.load(self.code.at(self.source, 4 * index), "float", _TILE, align=4)
+        """Sixteen neighbouring weights, as float32."""
+        if self.dtype == "F32":
+            return self.code.load(self.code.at(self.source, 4 * index), "float", _TILE, align=4)
+        bits = self.code.load(self.code.at(self.source, 2 * index), "i16", _TILE, align=2).widen("i32")
+        return (bits << 16).floats() if self.dtype == "BF16" else from_half(bits)
 
     def vectors(self, count: int) -> Vectors:
         """Memory for `count` vectors of floats."""
@@ -140,6 +146,13 @@ def half(value: Value) -> tuple[Value, Value, Value]:
     bits = ((power - (113 << 23)) >> 13) + (total.bits() - adder)
     rounded = ((total - adder.floats()).bits() | sign).floats()
     return bits | (sign >> 16) & 0x8000, rounded, bits >= _NO_HALF
+
+
+def from_half(bits: Value) -> Value:
+    """The value of the float16 with these bits, which is finite."""
+    # Exponent and fraction in their new places stand for a value 2^112 times smaller, a denormal one too.
+    size = ((bits & 0x7FFF) << 13).floats() * 2.0**112
+    return (size.bits() | ((bits & 0x8000) << 16)).floats()
 
 
 def extreme(x: Column, n: int) -> tuple[Value, Value]:

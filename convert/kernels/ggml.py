@@ -10,12 +10,15 @@ import ctypes
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convert.types import TensorType
 from errors import EngineMissing
+
+if TYPE_CHECKING:
+    from convert.kernels.stored import Stored
 
 __all__ = ["Ggml", "load_ggml"]
 
@@ -51,10 +54,9 @@ class Ggml:
         self._widen[dtype](source.ctypes.data, out.ctypes.data, source.size)
         return out
 
-    def quantize(
-        self, rows: np.ndarray[Any, np.dtype[np.float32]], kind: TensorType
-    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return the rows of float32 `rows` as `kind`: an array of bytes, row after row."""
+    def quantize(self, stored: Stored, kind: TensorType) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return the rows as `kind`: an array of bytes, row after row."""
+        rows = stored.floats
         count, length = rows.shape
         out = np.empty(count * kind.row_bytes(length), np.uint8)
         written = self._quantize(kind.number, rows.ctypes.data, out.ctypes.data, 0, count, length, None)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import convert.kernels.fast
 from checkpoint import Checkpoint
 from convert import TYPES, plan_conversion, run_conversion
-from convert.kernels import FAST_TYPES, Fast, Ggml, load_fast, load_ggml, load_kernels
+from convert.kernels import FAST_TYPES, Fast, Ggml, Stored, load_fast, load_ggml, load_kernels
 from convert.kernels.fast import kernel_text
 from convert.kernels.fast_build import Compiler, load_compiler
 from convert.types import TENSOR_TYPES
@@ -96,10 +96,17 @@ def _blocks(kind: str, count: int) -> Floats:
     return np.ascontiguousarray(_KINDS[kind](rng, x), np.float32)
 
 
-def _assert_same(kernels: Fast, name: str, values: Floats) -> None:
-    kind = TENSOR_TYPES[name]
-    wanted = load_ggml().quantize(values, kind).reshape(-1, kind.block_bytes)
-    made = kernels.quantize(values, kind).reshape(-1, kind.block_bytes)
+def _stored(values: Floats, dtype: str) -> Stored:
+    """The values as a checkpoint may hold them: cut off to bfloat16, or rounded to float16 in its range."""
+    if dtype == "BF16":
+        return Stored((values.view(np.uint32) >> 16).astype(np.uint16), dtype)
+    return Stored(np.clip(values, -65504, 65504).astype(np.float16) if dtype == "F16" else values, dtype)
+
+
+def _assert_same(kernels: Fast, name: str, values: Floats, dtype: str = "F32") -> None:
+    kind, stored = TENSOR_TYPES[name], _stored(values, dtype)
+    wanted = load_ggml().quantize(stored, kind).reshape(-1, kind.block_bytes)
+    made = kernels.quantize(stored, kind).reshape(-1, kind.block_bytes)
     different = np.flatnonzero((made != wanted).any(axis=1))
     assert not len(different), f"{name}: super-blocks {different[:10]} differ"
 
@@ -108,7 +115,36 @@ def _assert_same(kernels: Fast, name: str, values: Floats) -> None:
 def test_writes_the_bytes_of_ggml(fast: Fast, kind: str) -> None:
     values = _blocks(kind, 192)
     for name in FAST_TYPES:
-        _assert_same(fast, name, values)
+        for dtype, scale in (("F32", 1), ("BF16", 1), ("F16", 1), ("F16", 1e-5)):
+            _assert_same(fast, name, values[: 192 if dtype == "F32" else 64] * np.float32(scale), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_reads_every_number_of_sixteen_bits(fast: Fast, dtype: str) -> None:
+    """As Q8_0 of blocks in which one number stands alone, so that its scale is made of it."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    bits = bits[(bits & 0x7FFF) < (0x7F80 if dtype == "BF16" else 0x7C00)]
+    rows = np.zeros((len(bits), 32), np.uint16)
+    rows[:, 5] = bits
+    stored = Stored(rows if dtype == "BF16" else rows.view(np.float16), dtype)
+    assert np.array_equal(stored.floats[:, 5].view(np.uint32) >> 31, bits >> 15)
+    for name in ("Q8_0", "Q5_1"):
+        kind = TENSOR_TYPES[name]
+        assert np.array_equal(fast.quantize(stored, kind), load_ggml().quantize(stored, kind))
+
+
+@pytest.mark.parametrize(("dtype", "number"), [("BF16", 0x7F7F), ("F16", 0x7BFF), ("F32", 0x7F7FFFFF)])
+def test_values_that_are_not_finite_are_counted(dtype: str, number: int) -> None:
+    kind = np.uint32 if dtype == "F32" else np.uint16
+    bits = np.zeros((2, 256), kind)
+    view = {"BF16": kind, "F16": np.float16, "F32": np.float32}[dtype]
+    bits[1, 7] = number | 1 << (8 * bits.itemsize - 1)
+    stored = Stored(bits.view(view), dtype)
+    assert stored.largest() == abs(float(stored.floats[1, 7]))
+    assert stored.not_finite() == 0
+    bits[0, 3:5] = number + 1, number + 2
+    assert stored.largest() == np.inf
+    assert stored.not_finite() == 2
 
 
 @pytest.mark.parametrize("processor", _PROCESSORS)
@@ -122,6 +158,8 @@ def test_writes_the_same_bytes_on_lesser_processors(processor: str, name: str) -
     kernels = Fast(Compiler(llvm, processor), load_ggml(), forced=True)
     for kind in _KINDS:
         _assert_same(kernels, name, _blocks(kind, 24))
+    for dtype in ("BF16", "F16"):
+        _assert_same(kernels, name, _blocks("all sizes of block", 24), dtype)
 
 
 @pytest.mark.parametrize("name", FAST_TYPES)
@@ -151,17 +189,17 @@ def _tensors(draw: st.DrawFn) -> Floats:
 
 
 @settings(max_examples=50, deadline=None)
-@given(values=_tensors())
-def test_agrees_with_ggml_whatever_the_weights(values: Floats) -> None:
+@given(values=_tensors(), dtype=st.sampled_from(("F32", "BF16", "F16")))
+def test_agrees_with_ggml_whatever_the_weights(values: Floats, dtype: str) -> None:
     kernels = load_fast(forced=True)
     for name in FAST_TYPES:
-        _assert_same(kernels, name, values)
+        _assert_same(kernels, name, values, dtype)
 
 
 @pytest.mark.parametrize("name", FAST_TYPES)
 def test_rounds_after_every_operation(name: str) -> None:
     """No flag lets LLVM fuse or reorder, and on a processor with fused multiply-add none is used."""
-    text, _ = kernel_text(name, wide=False)
+    text, _ = kernel_text(name, "BF16", wide=False)
     assert not re.search(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn)\b", text)
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -209,15 +247,15 @@ def test_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_kernel_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(name: str, *, wide: bool) -> tuple[str, int]:
-        text, least = kernel_text(name, wide=wide)
+    def wrong(name: str, dtype: str, *, wide: bool) -> tuple[str, int]:
+        text, least = kernel_text(name, dtype, wide=wide)
         return text.replace("fmul", "fadd", 1), least
 
     monkeypatch.setattr(convert.kernels.fast, "kernel_text", wrong)
     values = _blocks("normal", 8)
     _assert_same(Fast(Compiler(llvm), load_ggml(), forced=False), "Q4_K", values)
     with pytest.raises(EngineMissing, match="does not give the bytes"):
-        Fast(Compiler(llvm), load_ggml(), forced=True).quantize(values, TENSOR_TYPES["Q4_K"])
+        Fast(Compiler(llvm), load_ggml(), forced=True).quantize(_stored(values, "F32"), TENSOR_TYPES["Q4_K"])
 
 
 def test_falls_back_to_ggml_without_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +283,9 @@ def test_agrees_with_ggml_on_hundreds_of_thousands_of_blocks(name: str, fast: Fa
     for number, make in enumerate(_KINDS.values()):
         rng = np.random.default_rng([zlib.crc32(name.encode()), number])
         x = rng.standard_normal((12_000, 256), np.float32)
-        _assert_same(fast, name, np.ascontiguousarray(make(rng, x), np.float32))
+        values = np.ascontiguousarray(make(rng, x), np.float32)
+        for dtype in ("F32", "BF16", "F16"):
+            _assert_same(fast, name, values, dtype)
 
 
 @pytest.mark.engines
