@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["quantize", "stock_convert"]
+__all__ = ["quantize", "run_python", "stock_convert"]
 
 # The stock converter knows a pre-tokenizer by the hash of published vocabularies; those made here have none.
 _CONVERT = """
@@ -70,6 +70,11 @@ def quantize(source: Path, targets: Sequence[tuple[int, Path]]) -> None:
     jobs = json.dumps([[number, str(path)] for number, path in targets])
     python = _named("PORTSIDE_TEST_LLAMA_CPP_PYTHON")
     _run([str(python), "-c", _QUANTIZE, str(source), jobs])
+
+
+def run_python(variable: str, script: str, *arguments: str) -> None:
+    """Run `script` with the Python that `variable` names, and expect it to succeed."""
+    _run([str(_named(variable)), "-c", script, *arguments])
 
 
 def _named(variable: str) -> Path:
