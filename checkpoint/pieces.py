@@ -17,7 +17,7 @@ from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import read_object
 from checkpoint.sentencepiece import PieceKind, PieceModel
 
-__all__ = ["clashing_pieces", "pieces_as_json", "stored_additions"]
+__all__ = ["pieces_as_json", "stored_additions"]
 
 _SPACE = "▁"
 _ADD_BOS = frozenset(
@@ -82,13 +82,6 @@ def stored_additions(directory: Path) -> dict[str, int]:
     return listed
 
 
-def clashing_pieces(model: PieceModel) -> tuple[str, ...]:
-    """Return the user-defined pieces with a space: SentencePiece takes them whole out of the text with its
-    prefix, which no tokenizer.json can say."""
-    user = (piece.text for piece in model.pieces if piece.kind is PieceKind.USER_DEFINED)
-    return tuple(text for text in user if _SPACE in text)
-
-
 def _listed(config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     decoder = config.get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
@@ -110,9 +103,7 @@ def _added_tokens(
         named = dict.fromkeys([*_special_names(config, special), *_CHATGLM], True)
     else:
         named = dict.fromkeys(_special_names(config, special), True)
-    user = [piece.text for piece in model.pieces if piece.kind is PieceKind.USER_DEFINED]
-    others = [*stored_additions(directory), *(text for text in user if _SPACE not in text)]
-    wanted = {**dict.fromkeys(others, False), **named}
+    wanted = {**dict.fromkeys(stored_additions(directory), False), **named}
     known = {text for _, text in _listed(config)}  # with their flags, added by whoever reads the result
     entries = [
         {

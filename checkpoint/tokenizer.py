@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, parse_object, read_bytes, read_object
-from checkpoint.pieces import clashing_pieces, pieces_as_json
-from checkpoint.sentencepiece import read_pieces
+from checkpoint.piece_encoding import piece_encoder
+from checkpoint.pieces import pieces_as_json
+from checkpoint.sentencepiece import PieceKind, PieceModel, read_pieces
 from checkpoint.vocabulary import AddedToken, added_tokens, base_vocabulary, by_id, merge_pairs
 from errors import BadInput
 
@@ -39,11 +40,11 @@ class Tokenizer:
         raw: Mapping[str, Any],
         config: Mapping[str, Any],
         special: Mapping[str, Any] | None = None,
-        clashing: tuple[str, ...] = (),
+        model: PieceModel | None = None,
     ) -> None:
         self.path = path
         """tokenizer.json or tokenizer.model, for messages."""
-        self._clashing = clashing
+        self._model = model
         self.raw = raw
         self.config = config
         self.vocab: Mapping[str, int] = base_vocabulary(raw, path)
@@ -68,12 +69,12 @@ class Tokenizer:
         if model is None:
             raise _missing(directory)
         raw = pieces_as_json(model, config, special, directory)
-        return cls(path, raw, config, special, clashing_pieces(model))
+        return cls(path, raw, config, special, model)
 
     @property
     def is_built(self) -> bool:
         """Whether there is no tokenizer.json, so that `raw` follows from tokenizer.model."""
-        return self.path.name == "tokenizer.model"
+        return self._model is not None
 
     @property
     def bos_token(self) -> str | None:
@@ -131,10 +132,18 @@ class Tokenizer:
         return _leading_special(self.raw.get("post_processor")) == self.bos_token
 
     def id_of(self, text: str) -> int | None:
-        """Return the id of `text` when encoding it gives exactly one token, else None."""
+        """Return the id of `text` when encoding it gives exactly one token, else None.
+
+        A user-defined piece of SentencePiece counts, though a space may be put before it.
+        """
         for token in self.added:
             if token.content == text:
                 return token.id
+        if self._model is not None and text in self.vocab:
+            number = self.vocab[text]
+            pieces = self._model.pieces
+            if number < len(pieces) and pieces[number].kind is PieceKind.USER_DEFINED:
+                return number
         ids = self.encode(text) if text else []
         return ids[0] if len(ids) == 1 else None
 
@@ -147,12 +156,8 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise BadInput(f"The text cannot be encoded: {error.reason}.") from error
-        self._refuse_clashing(text)
         rebuilt = "add_bos_token" in self.config or "add_eos_token" in self.config
-        backend = self._backend
-        with _library(self.path):
-            given = backend.encode(text, add_special_tokens=add_special_tokens and not rebuilt)
-        ids: list[int] = given.ids
+        ids = self._plain(text, add_special_tokens=add_special_tokens and not rebuilt)
         if not (add_special_tokens and rebuilt):
             return ids
         last = self.eos_id if self.config.get("add_eos_token") else None
@@ -165,16 +170,21 @@ class Tokenizer:
         with _library(self.path):
             return backend.decode(known, skip_special_tokens=skip_special_tokens)
 
-    def _refuse_clashing(self, text: str) -> None:
-        seen = "▁" + text.replace(" ", "▁")
-        found = next((piece for piece in self._clashing if piece in seen), None)
-        if found is not None:
-            raise BadInput(
-                f"The ids of this text cannot be told: {self.path} has the user-defined piece {found!r}, "
-                "which only the sentencepiece library splits off exactly.",
-                hint="Save the tokenizer as tokenizer.json: "
-                "`AutoTokenizer.from_pretrained(DIR, use_fast=True).save_pretrained(DIR)`.",
-            )
+    def _plain(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        backend, cut = self._backend, self._cut
+        with _library(self.path):
+            if cut is None:
+                ids: list[int] = backend.encode(text, add_special_tokens=add_special_tokens).ids
+                return ids
+            first = backend.encode("", add_special_tokens=True).ids if add_special_tokens else []
+            return [*first, *cut(text)]
+
+    @cached_property
+    def _cut(self) -> Callable[[str], list[int]] | None:
+        if self._model is None:
+            return None
+        with _library(self.path):
+            return piece_encoder(self._model, self.raw, {token.content: token.id for token in self.added})
 
     @staticmethod
     def _one(token: int | None) -> tuple[int, ...]:

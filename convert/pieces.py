@@ -108,7 +108,26 @@ def looks_special(text: str) -> bool:
 
 
 def piece_findings(model: PieceModel) -> tuple[Finding, ...]:
-    """Return what llama.cpp does not do to a text before it is split."""
+    """Return what llama.cpp does otherwise than SentencePiece before it splits a text."""
+    return (*_whole_pieces(model), *_normalizer(model))
+
+
+def _whole_pieces(model: PieceModel) -> tuple[Finding, ...]:
+    user = [piece.text for piece in model.pieces if piece.kind is PieceKind.USER_DEFINED]
+    if not user or not model.add_dummy_prefix:
+        return ()
+    return (
+        Finding(
+            "user-defined-pieces",
+            "warning",
+            f"tokenizer.model has {len(user)} user-defined pieces ({', '.join(map(repr, user[:3]))}…); after "
+            "each of them llama.cpp puts a space before the text that follows, SentencePiece does not.",
+            "Where chats contain them serve the model with vLLM.",
+        ),
+    )
+
+
+def _normalizer(model: PieceModel) -> tuple[Finding, ...]:
     if not model.charsmap and not model.remove_extra_whitespaces:
         return ()
     what = "brings text into another form" if model.charsmap else "removes repeated spaces"

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from checkpoint import Checkpoint, CheckpointFlaw, PieceKind, Tokenizer, read_pieces, survey
-from errors import BadInput
 from tests.other_families import write_piece_checkpoint
 from tests.sentencepiece_model import NORMAL, USER_DEFINED, tiny_pieces, write_model
 
@@ -114,12 +113,14 @@ def test_chatglm_appends_its_tokens(tmp_path: Path) -> None:
     ]
 
 
-def test_user_defined_pieces_are_whole_and_those_with_spaces_are_refused(tmp_path: Path) -> None:
+def test_user_defined_pieces_are_whole(tmp_path: Path) -> None:
     pieces = [*tiny_pieces(), ("<sep>", 0.0, USER_DEFINED), ("▁▁", 0.0, USER_DEFINED), ("q<", -9.0, NORMAL)]
     tokenizer = _open(tmp_path, pieces=pieces)
-    assert _texts(tokenizer, "q<sep>") == ["▁", "q", "<sep>"]
-    with pytest.raises(BadInput, match="user-defined piece '▁▁'"):
-        tokenizer.encode("a  b")
+    assert _texts(tokenizer, "q<sep>a  b") == ["▁", "q", "<sep>", "a", "▁▁", "b"]
+    assert _texts(tokenizer, " q</s>q", add_special_tokens=True) == ["<s>", "▁▁", "q", "</s>", "▁", "q"]
+    assert tokenizer.id_of("<sep>") == len(pieces) - 3
+    legacy = _open(tmp_path, {**_LLAMA, "legacy": False}, pieces=pieces)
+    assert _texts(legacy, "q<sep></s>q") == ["▁", "q", "<sep>", "</s>", "q"]
 
 
 @pytest.mark.parametrize("kind", ["unigram", "word"])
