@@ -22,6 +22,7 @@ _INTEGERS = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
 
 def check_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield what the headers tell about the weights; of two matrices a few rows are compared."""
+    yield from _pickled(checkpoint)
     yield from _quantized(checkpoint)
     yield from _integers(checkpoint)
     yield from _unlisted(checkpoint)
@@ -38,6 +39,18 @@ def embedding_of(checkpoint: Checkpoint) -> TensorInfo | None:
         if len(info.shape) == 2 and not stack and any(name in parts[-2:-1] for name in _EMBEDDINGS):
             return info
     return None
+
+
+def _pickled(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if checkpoint.weights.pickled:
+        yield Finding(
+            "torch-bin-weights",
+            "info",
+            "The weights are pickles (pytorch_model*.bin), which can run any program when they are loaded. "
+            "Portside reads only tensors out of them; an engine that loads them runs what they say.",
+            "Convert them for llamacpp and Ollama; for vLLM and LMDeploy save safetensors, unless you trust "
+            "who made the files.",
+        )
 
 
 def _integers(checkpoint: Checkpoint) -> Iterator[Finding]:

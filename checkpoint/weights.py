@@ -1,7 +1,7 @@
 """The weights of a checkpoint: which tensors there are, and their bytes without a copy.
 
-Knows: `model.safetensors`, or shards listed in `model.safetensors.index.json`. Does not know what a tensor is
-for. Weights stored as pickles (`pytorch_model.bin`) are never opened: loading them runs code.
+Knows: `model.safetensors`, or shards listed in `model.safetensors.index.json`; else the same of
+`pytorch_model.bin`, whose pickle is read, never run. Does not know what a tensor is for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, file_size, read_object
 from checkpoint.rows import Rows, StoredRows
 from checkpoint.safetensors import Header, TensorInfo, read_header
+from checkpoint.torch_bin import read_torch_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,8 @@ __all__ = ["INDEX", "SINGLE", "Weights", "adapter_flaw", "list_names"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TORCH_SINGLE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 
 _NUMPY = {
     "BOOL": "bool",
@@ -63,17 +66,23 @@ class Weights:
     def open(cls, directory: Path) -> Weights:
         """Find the weights below `directory`; raises `CheckpointFlaw` when any part is missing or damaged.
 
-        As in transformers, `model.safetensors` wins where an index is there as well.
+        As in transformers, safetensors win over torch files, and a single file over an index.
         """
-        if file_size(directory / SINGLE) is not None:
-            header = read_header(directory / SINGLE)
-            return cls({SINGLE: header}, header.tensors)
-        index = read_object(directory / INDEX, 64 * MEGABYTE)
-        if index is None:
-            raise _no_weights(directory)
-        weight_map = _weight_map(directory / INDEX, index)
-        headers = _shard_headers(directory, weight_map)
-        return cls(headers, _collect(directory / INDEX, weight_map, headers))
+        for single, index in ((SINGLE, INDEX), (TORCH_SINGLE, TORCH_INDEX)):
+            if file_size(directory / single) is not None:
+                header = _read(directory / single)
+                return cls({single: header}, header.tensors)
+            listed = read_object(directory / index, 64 * MEGABYTE)
+            if listed is not None:
+                weight_map = _weight_map(directory / index, listed)
+                headers = _shard_headers(directory / index, weight_map)
+                return cls(headers, _collect(directory / index, weight_map, headers))
+        raise _no_weights(directory)
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights lie in files of torch's own format."""
+        return any(name.endswith(".bin") for name in self.headers)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,42 +169,47 @@ class Weights:
         return self._maps[path]
 
 
+def _read(path: Path) -> Header:
+    return read_torch_header(path) if path.suffix == ".bin" else read_header(path)
+
+
 def _weight_map(path: Path, index: Mapping[str, Any]) -> dict[str, str]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointFlaw("index-damaged", f"{path} has no weight_map.", hint="Save the checkpoint again.")
     for name, shard in weight_map.items():
-        if not _plain_name(shard):
+        if not _plain_name(shard, ".bin" if path.name == TORCH_INDEX else ".safetensors"):
             raise CheckpointFlaw(
                 "index-damaged",
                 f"{path} places tensor {name[:80]} in {str(shard)[:80]!r}, which is not the name of a "
-                "safetensors file in the same directory.",
+                "shard in the same directory.",
                 hint="Do not trust this checkpoint: a saved index names only files beside it.",
             )
     return weight_map
 
 
-def _plain_name(shard: object) -> bool:
+def _plain_name(shard: object, suffix: str) -> bool:
     return (
         isinstance(shard, str)
-        and shard.endswith(".safetensors")
+        and shard.endswith(suffix)
         and len(shard) < 256
         and shard.isprintable()
         and not set(shard) & set("/\\:")
     )
 
 
-def _shard_headers(directory: Path, weight_map: Mapping[str, str]) -> dict[str, Header]:
-    shards = sorted(set(weight_map.values()))
+def _shard_headers(index: Path, weight_map: Mapping[str, str]) -> dict[str, Header]:
+    directory, shards = index.parent, sorted(set(weight_map.values()))
+    total = len(shards)
     missing = [shard for shard in shards if file_size(directory / shard) is None]
     if missing:
         listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise CheckpointFlaw(
             "shard-missing",
-            f"{directory} lacks {len(missing)} of the {len(shards)} shards that {INDEX} lists: {listed}.",
+            f"{directory} lacks {len(missing)} of the {total} shards that {index.name} lists: {listed}.",
             hint="Copy or fetch the missing files, or save the checkpoint again.",
         )
-    return {shard: read_header(directory / shard) for shard in shards}
+    return {shard: _read(directory / shard) for shard in shards}
 
 
 def _collect(
@@ -216,24 +230,18 @@ def _collect(
 
 def _no_weights(directory: Path) -> CheckpointFlaw:
     names = list_names(directory)
-    if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
-        return CheckpointFlaw(
-            "torch-bin-weights",
-            f"{directory} has its weights as pickles (pytorch_model*.bin), which run code when loaded.",
-            hint="Save them as safetensors where you trust them: `AutoModelForCausalLM.from_pretrained(DIR, "
-            'dtype="auto").save_pretrained(NEW_DIR)`, and copy the tokenizer files.',
-        )
     if any(name.startswith("adapter_model") for name in names):
         return adapter_flaw(directory)
-    if any(name.startswith("model-") and name.endswith(".safetensors") for name in names):
-        return CheckpointFlaw(
-            "index-missing",
-            f"{directory} has shards (model-….safetensors) but no {INDEX}.",
-            hint="Copy the index as well: without it nobody can tell whether all shards are there.",
-        )
+    for prefix, suffix, index in (("model-", ".safetensors", INDEX), ("pytorch_model-", ".bin", TORCH_INDEX)):
+        if any(name.startswith(prefix) and name.endswith(suffix) for name in names):
+            return CheckpointFlaw(
+                "index-missing",
+                f"{directory} has shards ({prefix}…{suffix}) but no {index}.",
+                hint="Copy the index as well: without it nobody can tell whether all shards are there.",
+            )
     return CheckpointFlaw(
         "weights-missing",
-        f"{directory} has neither {SINGLE} nor {INDEX}.",
+        f"{directory} has no {SINGLE}, no {TORCH_SINGLE}, and no index of shards.",
         hint="Give the directory of a merged Hugging Face checkpoint with its weights.",
     )
 

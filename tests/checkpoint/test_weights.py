@@ -149,8 +149,7 @@ def test_linked_shards_are_followed_and_loops_refused(make_checkpoint: Make, tmp
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("pytorch_model.bin", "torch-bin-weights"),
-        ("pytorch_model-00001-of-00002.bin", "torch-bin-weights"),
+        ("pytorch_model-00001-of-00002.bin", "index-missing"),
         ("adapter_model.safetensors", "adapter-only"),
         ("model-00001-of-00002.safetensors", "index-missing"),
         ("notes.txt", "weights-missing"),
