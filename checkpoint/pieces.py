@@ -17,7 +17,7 @@ from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import read_object
 from checkpoint.sentencepiece import PieceKind, PieceModel
 
-__all__ = ["pieces_as_json", "stored_additions"]
+__all__ = ["decoder_tokens", "pieces_as_json", "stored_additions"]
 
 _SPACE = "▁"
 _ADD_BOS = frozenset(
@@ -54,7 +54,7 @@ def pieces_as_json(
             f"use ({model.kind}).",
             hint="Write a tokenizer.json: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR).",
         )
-    texts = {number: piece.text for number, piece in enumerate(model.pieces)} | dict(_listed(config))
+    texts = {number: piece.text for number, piece in enumerate(model.pieces)} | dict(decoder_tokens(config))
     vocab = {text: number for number, text in texts.items()}
     added = _added_tokens(model, vocab, config, special, directory)
     # The library looks the id of an added token up here; where it finds none, it makes up another.
@@ -82,7 +82,8 @@ def stored_additions(directory: Path) -> dict[str, int]:
     return listed
 
 
-def _listed(config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+def decoder_tokens(config: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Yield the ids and texts of added_tokens_decoder in tokenizer_config.json."""
     decoder = config.get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
         text = _text(entry)
@@ -104,7 +105,9 @@ def _added_tokens(
     else:
         named = dict.fromkeys(_special_names(config, special), True)
     wanted = {**dict.fromkeys(stored_additions(directory), False), **named}
-    known = {text for _, text in _listed(config)}  # with their flags, added by whoever reads the result
+    known = {
+        text for _, text in decoder_tokens(config)
+    }  # with their flags, added by whoever reads the result
     entries = [
         {
             "id": ids[text],

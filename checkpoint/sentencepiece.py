@@ -23,7 +23,7 @@ from pathlib import Path
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, read_bytes
 
-__all__ = ["Piece", "PieceKind", "PieceModel", "parse_pieces", "read_pieces"]
+__all__ = ["Piece", "PieceKind", "PieceModel", "pieces_in", "read_pieces"]
 
 _KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 
@@ -67,10 +67,13 @@ class PieceModel:
 def read_pieces(path: Path) -> PieceModel | None:
     """Read `path`, None for a missing file. Raises `CheckpointFlaw` when it is damaged or something else."""
     content = read_bytes(path, 256 * MEGABYTE)
-    if content is None:
-        return None
+    return None if content is None else pieces_in(content, path)
+
+
+def pieces_in(content: bytes, path: Path) -> PieceModel:
+    """Return what `content`, that of the file `path`, says. Raises `CheckpointFlaw`."""
     try:
-        return parse_pieces(content)
+        return _parse(content)
     except ValueError as error:
         raise CheckpointFlaw(
             "tokenizer-damaged",
@@ -79,7 +82,7 @@ def read_pieces(path: Path) -> PieceModel | None:
         ) from error
 
 
-def parse_pieces(data: bytes) -> PieceModel:
+def _parse(data: bytes) -> PieceModel:
     """Return what a serialized ModelProto says. Raises `ValueError`."""
     pieces, trainer, normalizer = [], _Message(()), _Message(())
     try:

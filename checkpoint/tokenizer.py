@@ -19,7 +19,8 @@ from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, parse_object, read_bytes, read_object
 from checkpoint.piece_encoding import piece_encoder
 from checkpoint.pieces import pieces_as_json
-from checkpoint.sentencepiece import PieceKind, PieceModel, read_pieces
+from checkpoint.ranked_bytes import is_ranked, ranked_as_json
+from checkpoint.sentencepiece import PieceKind, PieceModel, pieces_in
 from checkpoint.vocabulary import AddedToken, added_tokens, base_vocabulary, by_id, merge_pairs
 from errors import BadInput
 
@@ -65,16 +66,19 @@ class Tokenizer:
         if content is not None:
             return cls(path, parse_object(content, path), config, special)
         path = directory / "tokenizer.model"
-        model = read_pieces(path)
-        if model is None:
+        content = read_bytes(path, 256 * MEGABYTE)
+        if content is None:
             raise _missing(directory)
+        if is_ranked(content):
+            return cls(path, ranked_as_json(content, config, path), config, special)
+        model = pieces_in(content, path)
         raw = pieces_as_json(model, config, special, directory)
         return cls(path, raw, config, special, model)
 
     @property
     def is_built(self) -> bool:
         """Whether there is no tokenizer.json, so that `raw` follows from tokenizer.model."""
-        return self._model is not None
+        return self.path.name == "tokenizer.model"
 
     @property
     def bos_token(self) -> str | None:

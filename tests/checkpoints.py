@@ -20,6 +20,7 @@ from checkpoint.safetensors import header_bytes
 __all__ = [
     "CHATML",
     "FAMILIES",
+    "byte_texts",
     "copy_sample",
     "edit_json",
     "tensor_shapes",
@@ -166,7 +167,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, np.ndarray[An
 def tiny_tokenizer() -> dict[str, Any]:
     """Return a tokenizer.json: byte-level BPE with 256 bytes, 12 merges and 3 special tokens (271 in all)."""
     vocab: dict[str, int] = {}
-    for text in (*_byte_texts(), *(merge.replace(" ", "") for merge in _MERGES)):
+    for text in (*byte_texts(), *(merge.replace(" ", "") for merge in _MERGES)):
         vocab[text] = len(vocab)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -313,7 +314,7 @@ def _set_eos(directory: Path, eos: str) -> None:
         edit_json(directory / name, eos_token_id=ids[eos])
 
 
-def _byte_texts() -> Iterator[str]:
+def byte_texts() -> Iterator[str]:
     """Yield the 256 characters that byte-level BPE writes for the bytes 0 to 255."""
     shift = 0
     for byte in range(256):

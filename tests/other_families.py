@@ -5,15 +5,24 @@ Tensor names, shapes and keys are those of the published models; sizes are 256 w
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.checkpoints import CHATML, edit_json, tensor_shapes, write_random_checkpoint, write_random_weights
 from tests.sentencepiece_model import tiny_pieces, write_model
 
-__all__ = ["PIECE_FAMILIES", "config_of", "shapes_of", "write_glm", "write_piece_checkpoint"]
+__all__ = [
+    "GLM4_TOKENS",
+    "PIECE_FAMILIES",
+    "config_of",
+    "ranked_bytes",
+    "shapes_of",
+    "write_glm",
+    "write_piece_checkpoint",
+]
 
 _HIDDEN, _FFN, _HEADS, _KV, _HEAD = 256, 512, 4, 2, 64
 _ROWS = 320
@@ -293,6 +302,22 @@ def write_glm(directory: Path, architecture: str, **changes: Any) -> Path:
     _glm_tokenizer(directory)
     write_random_weights(directory, _like_llama(architecture, config))
     return directory
+
+
+GLM4_TOKENS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|user|>", "<|assistant|>")
+"""Some of the tokens that GLM-4 adds after its ranks."""
+
+
+def ranked_bytes(directory: Path, merged: Sequence[bytes]) -> None:
+    """Make the tokenizer GLM-4's own: a tokenizer.model of "base64 rank" lines, 256 bytes, then `merged`."""
+    tokens = [*(bytes([byte]) for byte in range(256)), *merged]
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+    (directory / "tokenizer.model").write_text("".join(lines), encoding="ascii")
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    decoder = {str(len(tokens) + n): {"content": text, **flags} for n, text in enumerate(GLM4_TOKENS)}
+    config = {"tokenizer_class": "ChatGLM4Tokenizer", "added_tokens_decoder": decoder}
+    named = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}
+    (directory / "tokenizer_config.json").write_text(json.dumps({**config, **named}), encoding="utf-8")
 
 
 def _glm_tokenizer(directory: Path) -> None:

@@ -6,6 +6,7 @@ compared with the stock conversion of a checkpoint whose head was divided before
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from convert.types import FILE_TYPES
 from tests.checkpoints import edit_json, write_safetensors
 from tests.convert.gguf_bytes import metadata, tensor_digests
 from tests.convert.oracle import quantize, stock_convert
-from tests.other_families import PIECE_FAMILIES, write_glm, write_piece_checkpoint
+from tests.other_families import PIECE_FAMILIES, ranked_bytes, write_glm, write_piece_checkpoint
 
 pytestmark = pytest.mark.engines
 
@@ -78,6 +79,23 @@ def test_glm_is_identical(architecture: str, tmp_path: Path) -> None:
     keys = ("context_length", "attention.layer_norm_rms_epsilon", "rope.freq_base")
     differ = {f"chatglm.{key}" for key in keys} if architecture == "GlmForCausalLM" else set()
     _compare(directory, directory, tmp_path, pre="chatglm-bpe", differ=differ)
+
+
+def test_glm_4_with_its_own_tokenizer_is_as_with_a_tokenizer_json(tmp_path: Path) -> None:
+    directory = write_glm(tmp_path / "Tiny-7M-Chat", "Glm4ForCausalLM")
+    (directory / "tokenizer.json").unlink()
+    (directory / "chat_template.jinja").unlink()
+    ranked_bytes(directory, [b"he", b"ll", b"llo", b"hello", b" w", "你".encode()[:2], "你".encode()])
+    # The stock converter would run the checkpoint's Python, and find no merges.
+    stock = Path(shutil.copytree(directory, tmp_path / "with-json" / directory.name))
+    tokenizer = Checkpoint.open(directory).tokenizer
+    added = [token.as_json() for token in tokenizer.added]
+    text = json.dumps({**tokenizer.raw, "added_tokens": added, "post_processor": None})
+    (stock / "tokenizer.json").write_text(text, encoding="utf-8")
+    (stock / "tokenizer.model").unlink()
+    edit_json(stock / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    # Of a tokenizer.json the stock converter reads which added token is the padding.
+    _compare(directory, stock, tmp_path, pre="glm4", differ={"tokenizer.ggml.padding_token_id"})
 
 
 def test_baichuan_2_is_a_baichuan_with_a_divided_head(tmp_path: Path) -> None:

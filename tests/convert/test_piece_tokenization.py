@@ -1,4 +1,5 @@
-"""With only a tokenizer.model, text becomes the ids of the sentencepiece library, here and in llama.cpp."""
+"""With only a tokenizer.model, text becomes the ids of the library that reads it (sentencepiece, tiktoken),
+here and in llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ import pytest
 from chat_templates.stops import Stops
 from checkpoint import Checkpoint, read_pieces
 from convert import plan_conversion, run_conversion
-from tests.checkpoints import edit_json, tensor_shapes, write_random_weights
+from tests.checkpoints import byte_texts, edit_json, tensor_shapes, write_random_weights
 from tests.convert.llamacpp_server import llamacpp
 from tests.convert.oracle import run_python
 from tests.convert.texts import hard_texts
+from tests.other_families import ranked_bytes, write_glm
 
 pytestmark = pytest.mark.engines
 
@@ -64,6 +66,47 @@ def test_ids_are_sentencepieces(case: str, tmp_path: Path) -> None:
     with llamacpp(file.path, tmp_path / "log") as server:
         different = [text for text, ids in zip(texts, expected, strict=True) if server.tokenize(text) != ids]
     assert different == []
+
+
+_TIKTOKEN = """
+import base64, json, sys
+import tiktoken
+directory, texts = sys.argv[1], json.load(open(sys.argv[2]))
+words = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+    r"|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
+lines = (line.split() for line in open(directory + "/tokenizer.model"))
+ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+encoding = tiktoken.Encoding("own", pat_str=words, mergeable_ranks=ranks, special_tokens={})
+json.dump([encoding.encode_ordinary(text) for text in texts], open(directory + "/ids", "w"))
+"""
+
+
+def test_ids_are_tiktokens(tmp_path: Path) -> None:
+    texts = hard_texts(1500)
+    (tmp_path / "texts").write_text(json.dumps(texts), encoding="utf-8")
+    merged = _trained(texts[:500])
+    directory = write_glm(tmp_path / "model", "GlmForCausalLM", vocab_size=320)
+    (directory / "tokenizer.json").unlink()
+    ranked_bytes(directory, merged)
+    run_python("PORTSIDE_TEST_TORCH_PYTHON", _TIKTOKEN, str(directory), str(tmp_path / "texts"))
+    expected = json.loads((directory / "ids").read_text(encoding="utf-8"))
+    encode = Checkpoint.open(directory).tokenizer.encode
+    assert [text for text, ids in zip(texts, expected, strict=True) if encode(text) != ids] == []
+
+
+def _trained(texts: list[str]) -> list[bytes]:
+    """Return the tokens of a byte-level BPE trained on `texts`, in the order of its merges."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    order = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    letters = {letter: byte for byte, letter in enumerate(byte_texts())}
+    return [bytes(letters[letter] for letter in text) for text, _ in order if len(text) > 1]
 
 
 def _around(directory: Path) -> Path:
