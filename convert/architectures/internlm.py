@@ -1,7 +1,7 @@
 """InternLM, 2, 2.5 and 3.
 
 InternLM 2 fuses q, k and v: for each key-value head its query heads, then k, then v. InternLM 1 and 3 are
-Llamas with biases, and become GGUF's `llama`.
+Llamas with biases, and become GGUF's `llama`; the first has its RoPE base under a name of its own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,15 @@ def _rules() -> tuple[TensorRule, ...]:
     )
 
 
-INTERNLM = replace(LLAMA, architectures=("InternLMForCausalLM", "InternLM3ForCausalLM"))
+def _llama_fields(config: ModelConfig) -> tuple[Field, ...]:
+    rotary = config.raw.get("rotary")
+    base = rotary.get("base") if isinstance(rotary, dict) else None
+    if config.rope_theta is None and isinstance(base, int | float) and 0 < base < 1e30:
+        config = replace(config, rope_theta=float(base))
+    return LLAMA.fields(config)
+
+
+INTERNLM = replace(LLAMA, architectures=("InternLMForCausalLM", "InternLM3ForCausalLM"), fields=_llama_fields)
 
 INTERNLM2 = Family(
     name="internlm2",

@@ -37,6 +37,13 @@ CASES: dict[str, dict[str, Any]] = {
     "mistral-window": {"architecture": "MistralForCausalLM", "config": {"sliding_window": 512}},
     "qwen2-tied": {"architecture": "Qwen2ForCausalLM", "tied": True, "heads": 8, "layers": 5},
     "qwen2-untied-yarn": {"architecture": "Qwen2ForCausalLM", "config": {"rope_scaling": _YARN}},
+    "deepseek-llm": {"kv_heads": 4, "config": {"head_dim": None}},
+    "qwen1.5": {
+        "architecture": "Qwen2ForCausalLM",
+        "kv_heads": 4,
+        "vocab": 320,
+        "config": {"head_dim": None, "use_sliding_window": False, "sliding_window": 1024},
+    },
     "qwen3-tied": {"architecture": "Qwen3ForCausalLM", "tied": True, "layers": 17},
     "qwen3-untied": {"architecture": "Qwen3ForCausalLM", "heads": 8, "kv_heads": 1, "shards": 3},
     "linear-padded": {"vocab": 320, "config": {"rope_scaling": {"type": "linear", "factor": 2.0}}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from convert import ConversionPlan, plan_conversion
 from convert.rows import interleaved
 from errors import ConversionError
 from tests.checkpoints import write_safetensors
-from tests.other_families import PIECE_FAMILIES, write_glm, write_piece_checkpoint
+from tests.other_families import PIECE_FAMILIES, config_of, write_glm, write_piece_checkpoint
 
 Make = Callable[..., Path]
 
@@ -123,16 +124,20 @@ def test_what_llamacpp_cannot_run_is_refused(
     architecture: str, change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     directory = write_piece_checkpoint(tmp_path / "model", architecture)
-    write_piece_config(directory, architecture, change)
+    _write_config(directory, architecture, change)
     with pytest.raises(ConversionError, match=message):
         _plan(directory)
 
 
-def write_piece_config(directory: Path, architecture: str, change: dict[str, Any]) -> None:
-    import json
+def test_internlm_names_its_rope_base_otherwise(tmp_path: Path) -> None:
+    rotary = {"base": 50000, "type": "dynamic"}
+    directory = write_piece_checkpoint(
+        tmp_path / "model", "InternLMForCausalLM", rotary=rotary, rope_theta=None
+    )
+    assert _fields(_plan(directory))["llama.rope.freq_base"] == 50000.0
 
-    from tests.other_families import config_of
 
+def _write_config(directory: Path, architecture: str, change: dict[str, Any]) -> None:
     (directory / "config.json").write_text(json.dumps(config_of(architecture, **change)), encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ import pytest
 from chat_templates.stops import Stops
 from checkpoint import Checkpoint
 from convert import plan_conversion, run_conversion
+from convert.pretokenizers import DEEPSEEK_LETTERS
 from tests.checkpoints import write_random_checkpoint
 from tests.convert.llamacpp_server import LlamaCpp, llamacpp
 from tests.convert.texts import hard_texts
@@ -30,6 +31,15 @@ def _split(*patterns: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [*steps, _BYTES]}
 
 
+def _deepseek(*patterns: str) -> dict[str, Any]:
+    steps = _split(*patterns)["pretokenizers"]
+    return {
+        "type": "Sequence",
+        "pretokenizers": [*steps[:-1], {"type": "Digits", "individual_digits": True}, _BYTES],
+    }
+
+
+_CJK = "[一-龥ࠀ-一가-퟿]+"
 RULES: dict[str, tuple[Mapping[str, Any], bool]] = {
     "gpt-2": (_WORDS, False),
     "qwen2": (_split(rf"{_HEAD}|\p{{N}}|{_TAIL}"), False),
@@ -52,6 +62,11 @@ RULES: dict[str, tuple[Mapping[str, Any], bool]] = {
         ),
         False,
     ),
+    "deepseek-llm": (
+        _deepseek("[\r\n]", DEEPSEEK_LETTERS, "\\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _CJK),
+        False,
+    ),
+    "deepseek-coder": (_deepseek("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK), False),
 }
 """llama.cpp's name -> (pre_tokenizer of a tokenizer.json, ignore_merges)."""
 
