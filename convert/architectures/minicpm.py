@@ -35,7 +35,7 @@ def _number(config: ModelConfig, name: str) -> float:
 
 
 def _fields(config: ModelConfig) -> tuple[Field, ...]:
-    _refuse_experts(config)
+    _refuse_variants(config)
     scalings = ("linear", "yarn", "dynamic", "longrope", "su")
     plain = common_fields(
         "minicpm", config, head_dim=config.raw.get("head_dim") is not None, scalings=scalings
@@ -49,7 +49,13 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
     )
 
 
-def _refuse_experts(config: ModelConfig) -> None:
+def _refuse_variants(config: ModelConfig) -> None:
+    activation = config.raw.get("hidden_act", "silu")
+    if activation != "silu":
+        raise ConversionError(
+            f"config.json has hidden_act = {str(activation)[:60]!r}; llama.cpp computes MiniCPM with silu.",
+            hint="Serve this model with vLLM.",
+        )
     if config.raw.get("num_experts"):
         raise ConversionError(
             "config.json says num_experts: MiniCPM models with experts cannot be converted.",
@@ -129,6 +135,7 @@ def _size(config: ModelConfig, name: str) -> int:
 
 
 def _fields3(config: ModelConfig) -> tuple[Field, ...]:
+    _refuse_variants(config)
     for name, fixed in _FIXED.items():
         if _number(config, name) != fixed:
             raise ConversionError(

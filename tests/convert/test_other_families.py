@@ -106,6 +106,7 @@ def test_the_head_of_baichuan_2_is_divided_by_its_lengths(tmp_path: Path) -> Non
         ("MiniCPMForCausalLM", {"scale_emb": None}, "scale_emb = 'None'"),
         ("MiniCPMForCausalLM", {"dim_model_base": "x"}, "dim_model_base"),
         ("MiniCPMForCausalLM", {"num_experts": 8}, "with experts"),
+        ("MiniCPMForCausalLM", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
         (
             "MiniCPMForCausalLM",
             {"rope_scaling": {"type": "longrope", "long_factor": [1], "short_factor": [1]}},
