@@ -47,6 +47,8 @@ def stock_ids(checkpoint: Checkpoint, special: Mapping[str, int]) -> dict[str, i
     for key, text in () if is_chatglm(checkpoint.tokenizer) else _GLM.get(architecture, ()):
         if text in ids:
             found.setdefault(key, ids[text])
+    if architecture == "GemmaForCausalLM":
+        found["eot"] = _GEMMA_END
     if architecture in _CHAT_END and "<|im_end|>" in _decoded(checkpoint) | set(_added_ids(checkpoint)):
         found["eos"] = ids["<|im_end|>"]
     return found
@@ -59,6 +61,8 @@ _GLM = {
     "GlmForCausalLM": _ENDS,
     "Glm4ForCausalLM": (*_ENDS, ("bos", "<|endoftext|>")),
 }
+_GEMMA_END = 107
+"""<end_of_turn> in every Gemma vocabulary."""
 _CHAT_END = {"InternLM2ForCausalLM", "InternLM3ForCausalLM"}
 
 

@@ -137,12 +137,15 @@ _GLM4 = {"smaug-bpe": "chatglm-bpe", "llama-bpe": "glm4"}
 def _stock_space_prefix(checkpoint: Checkpoint, model: PieceModel | None) -> Any:
     if checkpoint.config.architecture in _LLAMA:
         return checkpoint.tokenizer.config.get("add_prefix_space")
+    if checkpoint.config.architecture in _GEMMA:
+        return False
     if checkpoint.config.architecture == "InternLM2ForCausalLM" and model is not None:
         return model.add_dummy_prefix
     return None
 
 
 _LLAMA = {"LlamaForCausalLM", "MistralForCausalLM", "InternLMForCausalLM", "InternLM3ForCausalLM"}
+_GEMMA = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
 
 
 def _repaired_ids(

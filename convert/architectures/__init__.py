@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from convert.architectures.baichuan import BAICHUAN
 from convert.architectures.base import ComputedTensor, Family, TensorRule, sizes
+from convert.architectures.cohere import COMMAND_R
+from convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.architectures.glm import CHATGLM, GLM, GLM4
 from convert.architectures.internlm import INTERNLM, INTERNLM2
 from convert.architectures.llama import LLAMA
 from convert.architectures.minicpm import MINICPM, MINICPM3
+from convert.architectures.olmo2 import OLMO2
+from convert.architectures.phi3 import PHI3
 from convert.architectures.qwen2 import QWEN2
 from convert.architectures.qwen3 import QWEN3
+from convert.architectures.starcoder2 import STARCODER2
 from errors import ConversionError
 
 __all__ = ["FAMILIES", "ComputedTensor", "Family", "TensorRule", "family_of", "sizes"]
@@ -26,6 +31,13 @@ _FAMILIES = (
     CHATGLM,
     GLM,
     GLM4,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    PHI3,
+    COMMAND_R,
+    OLMO2,
+    STARCODER2,
 )
 
 FAMILIES: dict[str, Family] = {
