@@ -89,8 +89,11 @@ def _added(checkpoint: Checkpoint, model: PieceModel) -> Iterator[tuple[AddedTok
     decoded = set(listed) if isinstance(listed, dict) else set()
     for text, number in stored.items():
         yield AddedToken(number, text, special=False), True
+    # Of InternLM 2 the stock converter reads the added tokens of tokenizer.json as well.
+    every = checkpoint.config.architecture == _INTERNLM2 and not tokenizer.is_built
     for token in tokenizer.added:
-        if str(token.id) in decoded or (token.id >= len(model.pieces) and token.content not in stored):
+        beyond = token.id >= len(model.pieces) and token.content not in stored
+        if every or beyond or str(token.id) in decoded:
             yield token, False
 
 

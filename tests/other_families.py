@@ -1,33 +1,24 @@
-"""Tiny random checkpoints of the families whose layers are not Llama's: InternLM, Baichuan, MiniCPM, GLM.
+"""Tiny random checkpoints of the families whose layers are not Llama's: InternLM, Baichuan, MiniCPM, ChatGLM.
 
 Tensor names, shapes and keys are those of the published models; sizes are 256 wide, so that all types fit.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import CHATML, edit_json, tensor_shapes, write_random_checkpoint, write_random_weights
+from tests.checkpoints import CHATML, edit_json, tensor_shapes, write_random_weights
 from tests.sentencepiece_model import tiny_pieces, write_model
 
-__all__ = [
-    "GLM4_TOKENS",
-    "PIECE_FAMILIES",
-    "config_of",
-    "ranked_bytes",
-    "shapes_of",
-    "write_glm",
-    "write_piece_checkpoint",
-]
+__all__ = ["BASE", "PIECE_FAMILIES", "config_of", "like_llama", "shapes_of", "write_piece_checkpoint"]
 
 _HIDDEN, _FFN, _HEADS, _KV, _HEAD = 256, 512, 4, 2, 64
 _ROWS = 320
 _LONG = {"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
-_BASE: Mapping[str, Any] = {
+BASE: Mapping[str, Any] = {
     "hidden_size": _HIDDEN,
     "intermediate_size": _FFN,
     "num_hidden_layers": 2,
@@ -122,7 +113,7 @@ PIECE_FAMILIES = tuple(_OWN)
 
 def config_of(architecture: str, **changes: Any) -> dict[str, Any]:
     """Return a config.json; None removes a key."""
-    values = {"architectures": [architecture], **_BASE, **_OWN[architecture], **changes}
+    values = {"architectures": [architecture], **BASE, **_OWN[architecture], **changes}
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -170,7 +161,7 @@ def shapes_of(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[i
     layers = config.get("num_hidden_layers") or config["num_layers"]
     parts = _PARTS.get(architecture)
     if parts is None:
-        return _like_llama(architecture, config)
+        return like_llama(config)
     top, layer, prefix = parts
     shapes = {name: shape for name, shape in top.items() if "{head}" not in name}
     for number in range(layers):
@@ -251,8 +242,9 @@ _PARTS: Mapping[str, tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int
 }
 
 
-def _like_llama(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    shapes = tensor_shapes(
+def like_llama(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return tensor name -> shape where the layers are Llama's."""
+    return tensor_shapes(
         "Qwen2ForCausalLM" if config.get("qkv_bias") else "LlamaForCausalLM",
         hidden=_HIDDEN,
         layers=config["num_hidden_layers"],
@@ -262,82 +254,4 @@ def _like_llama(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple
         vocab=_ROWS,
         tied=config["tie_word_embeddings"],
         bias=bool(config.get("bias")),
-    )
-    if architecture in {"GlmForCausalLM", "Glm4ForCausalLM"}:
-        fused = {name.replace("up_proj", "gate_up_proj"): shape for name, shape in shapes.items()}
-        shapes = {
-            name: (2 * _FFN, _HIDDEN) if "gate_up_proj" in name else shape
-            for name, shape in fused.items()
-            if ".gate_proj." not in name
-        }
-    if architecture == "Glm4ForCausalLM":
-        for number in range(config["num_hidden_layers"]):
-            for name in ("post_self_attn_layernorm", "post_mlp_layernorm"):
-                shapes[f"model.layers.{number}.{name}.weight"] = (_HIDDEN,)
-    return shapes
-
-
-def write_glm(directory: Path, architecture: str, **changes: Any) -> Path:
-    """Write a checkpoint of GlmForCausalLM or Glm4ForCausalLM, transformers' own classes, with a
-    tokenizer.json that splits words as GLM-4's does."""
-    write_random_checkpoint(directory, tied=True, chat_template=CHATML)
-    config = {
-        "architectures": [architecture],
-        **_BASE,
-        "model_type": architecture.removesuffix("ForCausalLM").lower(),
-        "head_dim": _HEAD,
-        "partial_rotary_factor": 0.5,
-        "attention_bias": True,
-        "qkv_bias": True,
-        "rms_norm_eps": 1.5625e-07,
-        "max_position_embeddings": 8192,
-        "pad_token_id": 268,
-        "eos_token_id": [268, 270],
-        "bos_token_id": None,
-        **changes,
-    }
-    config = {key: value for key, value in config.items() if value is not None}
-    (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    edit_json(directory / "generation_config.json", eos_token_id=[268, 270])
-    _glm_tokenizer(directory)
-    write_random_weights(directory, _like_llama(architecture, config))
-    return directory
-
-
-GLM4_TOKENS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|user|>", "<|assistant|>")
-"""Some of the tokens that GLM-4 adds after its ranks."""
-
-
-def ranked_bytes(directory: Path, merged: Sequence[bytes]) -> None:
-    """Make the tokenizer GLM-4's own: a tokenizer.model of "base64 rank" lines, 256 bytes, then `merged`."""
-    tokens = [*(bytes([byte]) for byte in range(256)), *merged]
-    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
-    (directory / "tokenizer.model").write_text("".join(lines), encoding="ascii")
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    decoder = {str(len(tokens) + n): {"content": text, **flags} for n, text in enumerate(GLM4_TOKENS)}
-    config = {"tokenizer_class": "ChatGLM4Tokenizer", "added_tokens_decoder": decoder}
-    named = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}
-    (directory / "tokenizer_config.json").write_text(json.dumps({**config, **named}), encoding="utf-8")
-
-
-def _glm_tokenizer(directory: Path) -> None:
-    path = directory / "tokenizer.json"
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    pattern = {"Regex": rf"{words}|\s*[\r\n]+|\s+(?!\S)|\s+"}
-    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    raw["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
-    flags = {name: value for name, value in raw["added_tokens"][0].items() if name not in {"id", "content"}}
-    texts = ("<|endoftext|>", "[MASK]", "<|user|>", "<|assistant|>")
-    raw["added_tokens"] = [
-        {"id": 268 + number, "content": text, **flags} for number, text in enumerate(texts)
-    ]
-    path.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
-    edit_json(
-        directory / "tokenizer_config.json",
-        bos_token=None,
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        unk_token=None,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint import CheckpointFlaw, Tokenizer
-from tests.other_families import GLM4_TOKENS, ranked_bytes
+from tests.glm_checkpoints import GLM4_TOKENS, ranked_bytes
 
 _MERGED = (b"he", b"ll", b"llo", b"hello", b" w", b"or", b" wor", "你".encode()[:2], "你".encode())
 

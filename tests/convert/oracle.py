@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["quantize", "run_python", "stock_convert"]
+__all__ = ["llamacpp_source", "quantize", "run_python", "stock_convert"]
 
 # The stock converter knows a pre-tokenizer by the hash of published vocabularies; those made here have none.
 _CONVERT = """
@@ -57,7 +57,7 @@ def stock_convert(
     `pre` is the name of the pre-tokenizer for a vocabulary whose hash llama.cpp does not know. `patch` is
     Python that runs before it, with `checkpoint` set: facts in place of code that comes with a checkpoint.
     """
-    source = _named("PORTSIDE_TEST_LLAMA_CPP_SOURCE") / "vendor" / "llama.cpp"
+    source = llamacpp_source()
     targets = {kind: directory / f"{kind}.gguf" for kind in kinds}
     jobs = [f"{kind}={path}" for kind, path in targets.items()]
     python = _named("PORTSIDE_TEST_TORCH_PYTHON")
@@ -70,6 +70,11 @@ def quantize(source: Path, targets: Sequence[tuple[int, Path]]) -> None:
     jobs = json.dumps([[number, str(path)] for number, path in targets])
     python = _named("PORTSIDE_TEST_LLAMA_CPP_PYTHON")
     _run([str(python), "-c", _QUANTIZE, str(source), jobs])
+
+
+def llamacpp_source() -> Path:
+    """Return the directory of llama.cpp's source."""
+    return _named("PORTSIDE_TEST_LLAMA_CPP_SOURCE") / "vendor" / "llama.cpp"
 
 
 def run_python(variable: str, script: str, *arguments: str) -> None:

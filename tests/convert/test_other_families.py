@@ -15,7 +15,8 @@ from convert import ConversionPlan, plan_conversion
 from convert.rows import interleaved
 from errors import ConversionError
 from tests.checkpoints import write_safetensors
-from tests.other_families import PIECE_FAMILIES, config_of, write_glm, write_piece_checkpoint
+from tests.glm_checkpoints import write_glm
+from tests.other_families import PIECE_FAMILIES, config_of, write_piece_checkpoint
 
 Make = Callable[..., Path]
 

@@ -21,7 +21,8 @@ from convert.types import FILE_TYPES
 from tests.checkpoints import edit_json, write_safetensors
 from tests.convert.gguf_bytes import metadata, tensor_digests
 from tests.convert.oracle import quantize, stock_convert
-from tests.other_families import PIECE_FAMILIES, ranked_bytes, write_glm, write_piece_checkpoint
+from tests.glm_checkpoints import ranked_bytes, write_glm
+from tests.other_families import PIECE_FAMILIES, write_piece_checkpoint
 
 pytestmark = pytest.mark.engines
 
@@ -79,6 +80,17 @@ def test_glm_is_identical(architecture: str, tmp_path: Path) -> None:
     keys = ("context_length", "attention.layer_norm_rms_epsilon", "rope.freq_base")
     differ = {f"chatglm.{key}" for key in keys} if architecture == "GlmForCausalLM" else set()
     _compare(directory, directory, tmp_path, pre="chatglm-bpe", differ=differ)
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "MiniCPMForCausalLM", "InternLM2ForCausalLM"])
+def test_files_of_both_kinds_are_identical(architecture: str, tmp_path: Path) -> None:
+    directory = write_piece_checkpoint(tmp_path / "Tiny-7M-Chat", architecture)
+    tokenizer = Checkpoint.open(directory).tokenizer
+    added = [token.as_json() for token in tokenizer.added]
+    text = json.dumps({**tokenizer.raw, "added_tokens": added})
+    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+    assert not Checkpoint.open(directory).tokenizer.is_built
+    _compare(directory, directory, tmp_path)
 
 
 def test_glm_4_with_its_own_tokenizer_is_as_with_a_tokenizer_json(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from checkpoint import Checkpoint
 from convert import plan_conversion, run_conversion
 from tests.checkpoints import write_safetensors
 from tests.convert.logits import llamacpp_logits, transformers_logits
-from tests.other_families import write_glm, write_piece_checkpoint
+from tests.glm_checkpoints import write_glm
+from tests.other_families import write_piece_checkpoint
 
 pytestmark = pytest.mark.engines
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from chat_templates.stops import Stops
-from checkpoint import Checkpoint, read_pieces
+from checkpoint import Checkpoint, Tokenizer, read_pieces
 from convert import plan_conversion, run_conversion
+from convert.reader import read_gguf
 from tests.checkpoints import byte_texts, edit_json, tensor_shapes, write_random_weights
 from tests.convert.llamacpp_server import llamacpp
-from tests.convert.oracle import run_python
+from tests.convert.oracle import llamacpp_source, run_python
 from tests.convert.texts import hard_texts
-from tests.other_families import ranked_bytes, write_glm
+from tests.glm_checkpoints import ranked_bytes, write_glm
+from tests.sentencepiece_model import write_model
 
 pytestmark = pytest.mark.engines
 
@@ -66,6 +68,25 @@ def test_ids_are_sentencepieces(case: str, tmp_path: Path) -> None:
     with llamacpp(file.path, tmp_path / "log") as server:
         different = [text for text, ids in zip(texts, expected, strict=True) if server.tokenize(text) != ids]
     assert different == []
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3"])
+def test_a_real_vocabulary_gives_the_ids_that_llamacpp_is_tested_with(name: str, tmp_path: Path) -> None:
+    stored = llamacpp_source() / "models" / f"ggml-vocab-{name}.gguf"
+    tokens, scores, kinds = (
+        read_gguf(stored, arrays="all").metadata[f"tokenizer.ggml.{key}"]
+        for key in ("tokens", "scores", "token_type")
+    )
+    pieces = zip(tokens, scores, (1 if kind == 4 else kind for kind in kinds), strict=True)
+    write_model(tmp_path / "tokenizer.model", list(pieces))
+    edit_json(tmp_path / "tokenizer_config.json", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    texts = Path(f"{stored}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    lines = Path(f"{stored}.out").read_text(encoding="utf-8").splitlines()
+    encode = Tokenizer.open(tmp_path).encode
+    assert len(texts) > 40
+    assert [
+        text for text, line in zip(texts, lines, strict=False) if encode(text) != list(map(int, line.split()))
+    ] == []
 
 
 _TIKTOKEN = """
