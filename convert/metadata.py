@@ -9,18 +9,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from checkpoint import Checkpoint
 from convert.fields import Field, Kind, string, strings, uint32
 
-__all__ = ["chat_template_fields", "general_fields", "quantization_fields"]
+__all__ = ["ParameterCounts", "chat_template_fields", "general_fields", "quantization_fields"]
 
 QUANTIZATION_VERSION = 2
 
 
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How large a model is."""
+
+    total: int
+    shared: int
+    """Outside of the experts."""
+    expert: int
+    """In one expert of every layer."""
+    experts: int
+    """Of a layer; 0 for a dense model."""
+
+
 def general_fields(
-    checkpoint: Checkpoint, architecture: str, parameters: int, name: str | None
+    checkpoint: Checkpoint, architecture: str, parameters: ParameterCounts, name: str | None
 ) -> list[Field]:
     """Return general.architecture and what describes the model; `name` overrides general.name."""
     fields = [string("general.architecture", architecture), string("general.type", "model")]
@@ -28,7 +42,9 @@ def general_fields(
     return [*fields, *described]
 
 
-def _described(checkpoint: Checkpoint, parameters: int, name: str | None) -> Iterator[Field | None]:
+def _described(
+    checkpoint: Checkpoint, parameters: ParameterCounts, name: str | None
+) -> Iterator[Field | None]:
     import logging
 
     import gguf
@@ -38,11 +54,13 @@ def _described(checkpoint: Checkpoint, parameters: int, name: str | None) -> Ite
     logging.getLogger("metadata").setLevel(logging.CRITICAL)
     directory = checkpoint.path.absolute()
     try:
-        metadata = gguf.Metadata.load(None, directory, name, parameters)
+        metadata = gguf.Metadata.load(None, directory, name, parameters.total)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError):
         metadata = gguf.Metadata(name=name)
     metadata.name = metadata.name or checkpoint.name
-    metadata.size_label = metadata.size_label or gguf.size_label(parameters, parameters, 0, 0)
+    metadata.size_label = metadata.size_label or gguf.size_label(
+        parameters.total, parameters.shared, parameters.expert, parameters.experts
+    )
     if metadata.sampling_penalty_repeat is None:
         metadata.sampling_penalty_repeat = checkpoint.generation.raw.get("repetition_penalty")
     collected = gguf.GGUFWriter(path=None, arch="none")

@@ -5,6 +5,7 @@ A plan is frozen and can be shown as JSON; running it (run.py) decides nothing m
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoint import Checkpoint, Finding
-from convert.architectures import Family, family_of
+from convert.architectures import Family, experts_of, family_of
 from convert.fields import Field
-from convert.metadata import chat_template_fields, general_fields, quantization_fields
+from convert.metadata import (
+    ParameterCounts,
+    chat_template_fields,
+    general_fields,
+    quantization_fields,
+)
 from convert.recipe import ModelShape, tensor_type_for
 from convert.tensors import TensorSource, map_tensors
 from convert.types import FILE_TYPES, normalize_type
@@ -143,7 +149,7 @@ def _tensors(
 ) -> tuple[OutputTensor, ...]:
     config = checkpoint.config
     tied = all(source.name != "output.weight" for source in sources)
-    model = ModelShape(family.name, config.layers, config.heads, config.kv_heads, tied)
+    model = ModelShape(family.name, config.layers, config.heads, config.kv_heads, tied, experts_of(config))
     return tuple(
         OutputTensor(
             source.name,
@@ -154,14 +160,15 @@ def _tensors(
     )
 
 
-def _parameters(sources: Sequence[TensorSource]) -> int:
-    total = 0
-    for source in sources:
-        elements = 1
-        for size in source.shape:
-            elements *= size
-        total += elements
-    return total
+def _parameters(sources: Sequence[TensorSource]) -> ParameterCounts:
+    shared = sum(math.prod(source.shape) for source in sources if "_exps." not in source.name)
+    stacks = [source.shape for source in sources if "_exps." in source.name]
+    return ParameterCounts(
+        total=shared + sum(map(math.prod, stacks)),
+        shared=shared,
+        expert=sum(math.prod(shape[1:]) for shape in stacks),
+        experts=stacks[0][0] if stacks else 0,
+    )
 
 
 def _suffix(kind: str) -> str:

@@ -1,8 +1,8 @@
 """Which type each tensor of a file gets: llama.cpp's rule, written down as this project reads it.
 
 The source of the facts is `llama_tensor_get_type_impl` and `tensor_type_fallback` of llama.cpp's
-src/llama-quant.cpp (without importance matrix, overrides and mixtures of experts); the tests compare the
-outcome with llama.cpp itself. Does not know checkpoints: a tensor is a GGUF name and a row length here.
+src/llama-quant.cpp (without importance matrix and overrides); the tests compare the outcome with llama.cpp
+itself. Does not know checkpoints: a tensor is a GGUF name and a row length here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 # These too hold the values that attention mixes, fused with others, and are as sensitive.
 _LIKE_ATTENTION_VALUE = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
+_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+"""Norms, and the routers of a mixture of experts."""
+_EIGHT_EXPERTS_OUTPUT = {"q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m"}
+
 # A row that is not whole blocks of 256 falls back to a type with blocks of 32.
 _SMALLER_BLOCK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
@@ -34,6 +38,8 @@ class ModelShape:
     kv_heads: int
     tied: bool
     """No output.weight is written, so token_embd.weight does its work."""
+    experts: int = 0
+    """In each layer; 0 for a dense model."""
 
     @property
     def shared_heads(self) -> int:
@@ -50,7 +56,7 @@ class ModelShape:
 
 def is_quantizable(name: str, dimensions: int) -> bool:
     """Whether a tensor is ever stored in a file's own type: matrices are, vectors and norms stay F32."""
-    return dimensions >= 2 and name.endswith("weight") and not name.endswith("_norm.weight")
+    return dimensions >= 2 and name.endswith("weight") and not name.endswith(_NEVER)
 
 
 def tensor_type_for(name: str, dimensions: int, row: int, file_type: str, model: ModelShape) -> TensorType:
@@ -76,6 +82,8 @@ def _preferred(name: str, base: TensorType, row: int, file_type: str, model: Mod
         return "Q8_0" if base.name == "Q8_0" or not base.fits(row) else "Q6_K"
     found = _LAYER.match(name)
     layer = int(found[1]) if found else 0
+    if model.experts == 8 and (wanted := _beside_eight_experts(name, base.name, file_type)):
+        return wanted
     if name.endswith(_LIKE_ATTENTION_VALUE):
         return _attention_value(base.name, file_type, layer, model)
     if "ffn_down" in name:
@@ -83,6 +91,15 @@ def _preferred(name: str, base: TensorType, row: int, file_type: str, model: Mod
     if "attn_output.weight" in name:
         return {"q2_k": "Q3_K", "q3_k_m": "Q4_K", "q3_k_l": "Q5_K"}.get(file_type, base.name)
     return base.name
+
+
+def _beside_eight_experts(name: str, base: str, file_type: str) -> str | None:
+    """Return the type of attention's tensors, a small part of such a model; None for others."""
+    if name.endswith((*_LIKE_ATTENTION_VALUE, "attn_k.weight")):
+        return "Q8_0"
+    if "attn_output.weight" in name:
+        return "Q5_K" if file_type in _EIGHT_EXPERTS_OUTPUT else base
+    return None
 
 
 def _attention_value(base: str, file_type: str, layer: int, model: ModelShape) -> str:

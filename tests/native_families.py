@@ -1,5 +1,7 @@
 """Tiny random checkpoints of families that transformers has classes for: Gemma, Phi-3, Command-R, OLMo 2,
-StarCoder 2. Names and shapes are those that transformers loads without a missing or an unexpected tensor.
+StarCoder 2, and the mixtures of experts of Mixtral and Qwen.
+
+Names and shapes are those that transformers loads without a missing or an unexpected tensor.
 """
 
 from __future__ import annotations
@@ -66,7 +68,35 @@ _CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "rope_theta": 100000.0,
     },
 }
-NATIVE_FAMILIES = tuple(_CONFIGS)
+_EXPERTS: Mapping[str, Mapping[str, Any]] = {
+    "MixtralForCausalLM": {
+        "model_type": "mixtral",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "tie_word_embeddings": False,
+    },
+    "Qwen2MoeForCausalLM": {
+        "model_type": "qwen2_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "shared_expert_intermediate_size": 512,
+        "decoder_sparse_step": 1,
+        "norm_topk_prob": False,
+        "tie_word_embeddings": False,
+    },
+    "Qwen3MoeForCausalLM": {
+        "model_type": "qwen3_moe",
+        "head_dim": 64,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 256,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
+}
+NATIVE_FAMILIES = (*_CONFIGS, *_EXPERTS)
 """The architectures that `write_native` writes."""
 _PIECES = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Phi3ForCausalLM"}
 _NORMS = {
@@ -76,6 +106,7 @@ _NORMS = {
     "Olmo2ForCausalLM": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "Starcoder2ForCausalLM": ("input_layernorm", "post_attention_layernorm"),
 }
+_TWO = ("input_layernorm", "post_attention_layernorm")
 _FOUR = (
     "input_layernorm",
     "post_attention_layernorm",
@@ -103,7 +134,7 @@ def write_native(directory: Path, architecture: str, *, dtype: str = "BF16", **c
         "torch_dtype": {"BF16": "bfloat16", "F32": "float32"}[dtype],
         "bos_token_id": 1,
         "eos_token_id": 2,
-        **_CONFIGS[architecture],
+        **{**_CONFIGS, **_EXPERTS}[architecture],
         **changes,
     }
     config = {key: value for key, value in config.items() if value is not None}
@@ -127,7 +158,7 @@ def _shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int
     head = config.get("head_dim", _HEAD)
     query, key = _HEADS * head, _KV * head
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_ROWS, _HIDDEN)}
-    norms = dict.fromkeys(_NORMS.get(architecture, _FOUR), (_HIDDEN,))
+    norms = dict.fromkeys(_NORMS.get(architecture, _FOUR if "Gemma" in architecture else _TWO), (_HIDDEN,))
     attention = {"q_proj": (query, _HIDDEN), "k_proj": (key, _HIDDEN), "v_proj": (key, _HIDDEN)}
     feed_forward = {"gate_proj": (_FFN, _HIDDEN), "up_proj": (_FFN, _HIDDEN), "down_proj": (_HIDDEN, _FFN)}
     extra: dict[str, tuple[int, ...]] = {}
@@ -142,23 +173,45 @@ def _shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int
         feed_forward = {"gate_up_proj": (2 * _FFN, _HIDDEN), "down_proj": (_HIDDEN, _FFN)}
     if architecture == "Starcoder2ForCausalLM":
         feed_forward = {"c_fc": (_FFN, _HIDDEN), "c_proj": (_HIDDEN, _FFN)}
+    if architecture in _EXPERTS:
+        feed_forward = {}
+        extra |= {"q_norm": (head,), "k_norm": (head,)} if "Qwen3" in architecture else {}
     own: dict[str, tuple[int, ...]] = {"o_proj": (_HIDDEN, query), **attention, **extra}
     layer: dict[str, tuple[int, ...]] = {
         **norms,
         **{f"self_attn.{name}": shape for name, shape in own.items()},
         **{f"mlp.{name}": shape for name, shape in feed_forward.items()},
+        **(_expert_shapes(architecture, config) if architecture in _EXPERTS else {}),
     }
     biased = architecture == "Starcoder2ForCausalLM"
     for number in range(config["num_hidden_layers"]):
         for name, shape in layer.items():
             shapes[f"model.layers.{number}.{name}.weight"] = shape
-            if biased:
+            if biased or ("Qwen2" in architecture and name[-6:] in {"q_proj", "k_proj", "v_proj"}):
                 shapes[f"model.layers.{number}.{name}.bias"] = shape[:1]
     shapes["model.norm.weight"] = (_HIDDEN,)
     if biased:
         shapes["model.norm.bias"] = (_HIDDEN,)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (_ROWS, _HIDDEN)
+    return shapes
+
+
+def _expert_shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    mixtral = architecture == "MixtralForCausalLM"
+    folder, names = ("block_sparse_moe", "w1 w2 w3") if mixtral else ("mlp", "gate_proj down_proj up_proj")
+    gate, down, up = names.split()
+    width = config.get("moe_intermediate_size", _FFN)
+    count = config.get("num_local_experts") or config["num_experts"]
+    shapes: dict[str, tuple[int, ...]] = {f"{folder}.gate": (count, _HIDDEN)}
+    for expert in range(count):
+        prefix = f"{folder}.experts.{expert}"
+        shapes[f"{prefix}.{gate}"] = shapes[f"{prefix}.{up}"] = (width, _HIDDEN)
+        shapes[f"{prefix}.{down}"] = (_HIDDEN, width)
+    if shared := config.get("shared_expert_intermediate_size"):
+        shapes["mlp.shared_expert_gate"] = (1, _HIDDEN)
+        shapes["mlp.shared_expert.gate_proj"] = shapes["mlp.shared_expert.up_proj"] = (shared, _HIDDEN)
+        shapes["mlp.shared_expert.down_proj"] = (_HIDDEN, shared)
     return shapes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convert.architectures.baichuan import BAICHUAN
 from convert.architectures.base import ComputedTensor, Family, TensorRule, sizes
 from convert.architectures.cohere import COMMAND_R
+from convert.architectures.experts import MIXTRAL, QWEN2_MOE, QWEN3_MOE, experts_of
 from convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.architectures.glm import CHATGLM, GLM, GLM4
 from convert.architectures.internlm import INTERNLM, INTERNLM2
@@ -17,7 +18,7 @@ from convert.architectures.qwen3 import QWEN3
 from convert.architectures.starcoder2 import STARCODER2
 from errors import ConversionError
 
-__all__ = ["FAMILIES", "ComputedTensor", "Family", "TensorRule", "family_of", "sizes"]
+__all__ = ["FAMILIES", "ComputedTensor", "Family", "TensorRule", "experts_of", "family_of", "sizes"]
 
 _FAMILIES = (
     LLAMA,
@@ -38,6 +39,9 @@ _FAMILIES = (
     COMMAND_R,
     OLMO2,
     STARCODER2,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
 )
 
 FAMILIES: dict[str, Family] = {

@@ -11,6 +11,7 @@ import pytest
 from checkpoint import Checkpoint
 from convert import ConversionPlan, plan_conversion
 from errors import ConversionError
+from tests.checkpoints import edit_json
 from tests.native_families import NATIVE_FAMILIES, write_native
 
 
@@ -31,6 +32,25 @@ def test_every_tensor_finds_its_place(architecture: str, tmp_path: Path) -> None
     assert {"token_embd.weight", "output_norm.weight", "blk.2.attn_output.weight"} <= {
         source.name for source in plan.sources
     }
+
+
+def test_experts_are_one_stack(tmp_path: Path) -> None:
+    directory = write_native(tmp_path / "model", "Qwen3MoeForCausalLM")
+    rows = {source.name: source.rows for source in _plan(directory, tmp_path).sources}
+    stack = rows["blk.1.ffn_up_exps.weight"]
+    assert stack.shape == (8, 256, 256)
+    weights = Checkpoint.open(directory).weights
+    parts = [weights.raw(f"model.layers.1.mlp.experts.{number}.up_proj.weight") for number in range(8)]
+    whole = np.stack(parts).reshape(-1, 256)
+    for start, stop in ((0, 1), (200, 300), (0, 2048), (2047, 2048)):
+        assert np.array_equal(stack.read(start, stop), whole[start:stop])
+
+
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
+    directory = write_native(tmp_path / "model", "MixtralForCausalLM")
+    edit_json(directory / "config.json", num_local_experts=9)
+    with pytest.raises(ConversionError, match=r"lacks the tensors .*experts\.8\.w1\.weight"):
+        _plan(directory, tmp_path)
 
 
 def test_norms_of_gemma_are_one_more(tmp_path: Path) -> None:
@@ -69,6 +89,10 @@ def test_the_two_tables_of_longrope(tmp_path: Path) -> None:
         ("CohereForCausalLM", {"use_qk_norm": True}, "64 layers or more"),
         ("CohereForCausalLM", {"logit_scale": -1}, "logit_scale = '-1'"),
         ("Starcoder2ForCausalLM", {"norm_epsilon": [1]}, "norm_epsilon"),
+        ("MixtralForCausalLM", {"num_experts_per_tok": 0}, "num_experts_per_tok = '0'"),
+        ("MixtralForCausalLM", {"num_experts_per_tok": 9}, "asks for 9 experts a token of 8"),
+        ("Qwen2MoeForCausalLM", {"norm_topk_prob": True}, "norm_topk_prob: True"),
+        ("Qwen3MoeForCausalLM", {"mlp_only_layers": [0]}, "some layers dense"),
         ("Olmo2ForCausalLM", {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "scaling 'llama3'"),
     ],
 )
