@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint import Rows
+from errors import ConversionError
 
 __all__ = ["as_float32", "computed", "interleaved", "plus", "stacked", "taken", "to_float32"]
 
@@ -51,7 +52,16 @@ def computed(values: Sequence[float]) -> Rows:
 
 def interleaved(count: int, heads: int) -> _Order:
     """Return the order of `count` rows that turns the two halves of each of `heads` heads into neighbouring
-    pairs: where Hugging Face rotates halves, llama.cpp's llama rotates pairs."""
+    pairs: where Hugging Face rotates halves, llama.cpp's llama rotates pairs.
+
+    Raises `ConversionError` for heads that have no halves.
+    """
+    if count % (2 * heads):
+        raise ConversionError(
+            f"{count} rows are not {heads} heads of an even length, which rotary positions need.",
+            hint="Compare num_attention_heads, num_key_value_heads and head_dim in config.json with the base "
+            "model's.",
+        )
     return np.arange(count).reshape(heads, 2, -1).swapaxes(1, 2).reshape(count)
 
 

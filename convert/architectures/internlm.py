@@ -16,6 +16,7 @@ from convert.architectures.base import Family, Make, TensorRule, common_fields
 from convert.architectures.llama import LLAMA
 from convert.fields import Field
 from convert.rows import interleaved, taken
+from errors import ConversionError
 
 __all__ = ["INTERNLM", "INTERNLM2"]
 
@@ -23,6 +24,12 @@ _LAYER, _BLOCK = "model.layers.{}", "blk.{}"
 
 
 def _fields(config: ModelConfig) -> tuple[Field, ...]:
+    if config.heads % config.kv_heads:
+        raise ConversionError(
+            f"config.json says {config.heads} heads and {config.kv_heads} key-value heads; the heads of an "
+            "InternLM 2 are shared out evenly.",
+            hint="Compare config.json with the base model's.",
+        )
     return common_fields("internlm2", config, head_dim=config.raw.get("head_dim") is not None)
 
 

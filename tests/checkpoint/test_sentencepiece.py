@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,20 @@ def test_a_checkpoint_with_only_a_model_has_no_errors(tmp_path: Path) -> None:
     directory = write_piece_checkpoint(tmp_path / "model", "InternLM2ForCausalLM")
     assert Checkpoint.open(directory).tokenizer.id_of("<|im_end|>") == 317 - 1
     assert not survey(directory).errors
+
+
+def test_whatever_a_model_holds_there_is_no_traceback(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    _open(tmp_path)
+    path = tmp_path / "tokenizer.model"
+    sound, refused = path.read_bytes(), 0
+    for _ in range(150):
+        data = bytearray(sound)
+        for _ in range(chance.randint(1, 3)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(bytes(data[: chance.choice([len(data), chance.randrange(1, len(data))])]))
+        try:
+            Tokenizer.open(tmp_path).encode("hello <s> é 你")
+        except CheckpointFlaw:
+            refused += 1
+    assert 0 < refused < 150

@@ -119,6 +119,7 @@ def test_the_head_of_baichuan_2_is_divided_by_its_lengths(tmp_path: Path) -> Non
         ("ChatGLMModel", {"rmsnorm": False}, "rmsnorm = False"),
         ("ChatGLMModel", {"layernorm_epsilon": "tiny"}, "layernorm_epsilon"),
         ("ChatGLMModel", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaling 'linear'"),
+        ("InternLM2ForCausalLM", {"num_key_value_heads": 3}, "shared out evenly"),
         ("InternLM2ForCausalLM", {"rope_scaling": {"type": "made-up"}}, "scaling 'made-up'"),
     ],
 )

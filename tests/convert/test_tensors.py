@@ -53,6 +53,12 @@ def test_all_tensors_of_a_family_find_their_place(
     assert ("blk.0.attn_k_norm.weight" in names) is (architecture == "Qwen3ForCausalLM")
 
 
+def test_heads_of_odd_length_are_refused(make_checkpoint: Make, tmp_path: Path) -> None:
+    directory = make_checkpoint(hidden=260, heads=4, kv_heads=4, intermediate=64)
+    with pytest.raises(ConversionError, match="260 rows are not 4 heads of an even length"):
+        _plan(directory, tmp_path)
+
+
 def test_biases_of_llama_are_reordered_like_their_rows(make_checkpoint: Make, tmp_path: Path) -> None:
     directory = make_checkpoint(bias=True, heads=8, kv_heads=2)
     rows = {source.name: source.rows for source in _plan(directory, tmp_path).sources}
