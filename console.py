@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from convert import ConversionPlan, ConvertedFile
     from deploy import EngineFound, HealthReport, Rung, ServePlan
     from deploy.bundle import Bundle
-    from deploy.chat import Chat
     from deploy.servers import Server
 
 Advance = Callable[[int, int], None]
@@ -294,30 +293,3 @@ def print_log(server: Server, *, follow: bool) -> None:
             if not follow or not alive:
                 return
             time.sleep(0.2)
-
-
-def converse(talk: Chat, messages: Sequence[str], *, quiet: bool = False) -> None:
-    """Stream the replies to `messages`, or talk with the person at the terminal until they leave."""
-    if messages:
-        for message in messages:
-            _stream(talk, message, quiet=quiet)
-        return
-    err.print(f"[dim]Talking with {escape(talk.model)}. An empty line or Ctrl-D leaves.[/]")
-    while message := _ask():
-        _stream(talk, message, quiet=quiet)
-
-
-def _ask() -> str:
-    try:
-        return input("\n> ").strip()
-    except EOFError:
-        return ""
-
-
-def _stream(talk: Chat, message: str, *, quiet: bool) -> None:
-    for piece in talk.say(message):
-        if not quiet:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    if not quiet:
-        sys.stdout.write("\n")

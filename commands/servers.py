@@ -220,16 +220,17 @@ def health(url: str, model: Path | None, source: str, api_key: str | None, model
 def chat(as_json: bool, **options: Any) -> None:
     """Talk with a running server.
 
-    Several turns, streamed through the official openai client.
+    Several turns, streamed through the official openai client. At the terminal /reset begins again, /system
+    TEXT sets the system message, /save FILE keeps the conversation as JSON.
     """
-    import console
+    from commands.conversation import converse
     from deploy.chat import Chat
 
     messages = options.pop("messages")
     if not messages and (as_json or not sys.stdin.isatty()):
         raise UsageError("There is no terminal to chat in.", hint="Pass what to say with -m TEXT.")
     talk = Chat(**options)
-    console.converse(talk, messages, quiet=as_json)
+    converse(talk, messages, quiet=as_json)
     if as_json:
         print_json({"model": talk.model, "messages": talk.messages})
 

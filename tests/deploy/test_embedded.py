@@ -15,6 +15,7 @@ import pytest
 
 from chat_templates import load_source
 from checkpoint import Checkpoint
+from commands.conversation import command
 from deploy import HealthReport, ServeRequest, check_health, plan_serving
 from deploy.chat import Chat
 from deploy.leash import descendants
@@ -42,7 +43,7 @@ def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.stopping.BUDGET", 48)
 
 
-def test_the_sample_is_healthy_and_chats(sample: Path) -> None:
+def test_the_sample_is_healthy_and_chats(sample: Path, tmp_path: Path) -> None:
     replies: list[str] = []
 
     def talk(pid: int) -> None:
@@ -50,6 +51,9 @@ def test_the_sample_is_healthy_and_chats(sample: Path) -> None:
         chat = Chat(url, api_key="secret", temperature=0, max_tokens=40)
         replies.extend("".join(chat.say(text)) for text in ("Hi!", "Thank you!"))
         assert len(chat.messages) == 4
+        assert chat.last is not None
+        assert (chat.last.finish_reason, chat.last.tokens_per_second is not None) == ("stop", True)
+        _steer(chat, tmp_path)
         with pytest.raises(CheckFailed, match="does not answer"):
             "".join(Chat(url, model=chat.model).say("Hi!"))
         assert "wants an API key" in check_health(url)["models"].detail
@@ -60,6 +64,23 @@ def test_the_sample_is_healthy_and_chats(sample: Path) -> None:
     assert [rung.ok for rung in view.report.rungs] == [True] * 7
     assert view.told == ["starting", "ready", "stopping"]
     assert all(replies)
+
+
+def _steer(chat: Chat, tmp_path: Path) -> None:
+    """The lines that begin with a slash."""
+    saved = tmp_path / "chats" / "one.json"
+    assert "Saved" in command(chat, f"/save {saved}")
+    assert json.loads(saved.read_text()) == {"model": chat.model, "messages": chat.messages}
+    command(chat, "/system Answer in one word.")
+    "".join(chat.say("Hi!"))
+    assert [message["role"] for message in chat.messages] == ["system", "user", "assistant"]
+    command(chat, "/reset")
+    assert [message["content"] for message in chat.messages] == ["Answer in one word."]
+    command(chat, "/system")
+    assert chat.messages == []
+    assert "There is no '/bye' here" in command(chat, "/bye")
+    assert "There is no '/save' here" in command(chat, "/save")
+    assert "directory" in command(chat, f"/save {tmp_path}")
 
 
 @pytest.mark.parametrize("template", [VICUNA, LLAMA3], ids=["vicuna", "llama3"])
