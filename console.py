@@ -32,7 +32,7 @@ from errors import BadInput, PortsideError
 if TYPE_CHECKING:
     from chat_templates import Difference, Family, Inspection, Matches, Proof
     from checkpoint import Finding
-    from convert import ConversionPlan, ConvertedFile
+    from convert import ConversionPlan, ConvertedFile, GgufCheck
     from deploy import EngineFound, HealthReport, Rung, ServePlan
     from deploy.bundle import Bundle
     from deploy.servers import Server
@@ -42,6 +42,9 @@ Advance = Callable[[int, int], None]
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
+
+_LISTED = 8
+"""Problems of one kind that are printed."""
 
 _SEVERITY = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "info": "[cyan]info[/]"}
 
@@ -169,6 +172,16 @@ def show_files(files: Sequence[ConvertedFile]) -> None:
     for file in files:
         table.add_row(escape(str(file.path)), file.type, human_bytes(file.bytes), file.sha256[:16] + "…")
     out.print(table)
+
+
+def show_gguf_check(result: GgufCheck) -> None:
+    for check in result.checks:
+        mark = {True: "[green]✓[/]", False: "[bold red]✗[/]", None: "[dim]–[/]"}[check.ok]
+        out.print(f"{mark} {check.name:<10} {escape(check.detail)}", soft_wrap=True)
+        for problem in check.problems[1:_LISTED]:
+            out.print(f"{'':13}{escape(problem)}", soft_wrap=True)
+        if len(check.problems) > _LISTED:
+            out.print(f"{'':13}and {len(check.problems) - _LISTED} more (all of them with --json)")
 
 
 def show_bundle(bundle: Bundle) -> None:

@@ -138,6 +138,17 @@ def _match_families(model: Path, source: str) -> Result:
     help="What quantizes; the bytes are the same [default: fast where llvmlite is installed]",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan, convert nothing.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Convert nothing: MODEL is a GGUF file (or one of its shards), which is read again.",
+)
+@click.option(
+    "--checkpoint",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    help="With --check: the file must carry this checkpoint's chat template and stops.",
+)
 @verb
 def gguf(
     model: Path,
@@ -148,30 +159,56 @@ def gguf(
     threads: int | None,
     kernels: str,
     dry_run: bool,
+    check: bool,
+    checkpoint: Path | None,
 ) -> Result:
     """Convert MODEL straight to quantized GGUF files.
 
     The weights are read once, whatever the number of types; no 16-bit file is written in between.
+
+    With --check, exit code 1 when the file is damaged or is not what --checkpoint and --template say.
     """
     import console
     from chat_templates import analyse_stops
     from checkpoint import Checkpoint
     from convert import plan_conversion, run_conversion
 
+    if check:
+        return _check_gguf(model, checkpoint, source)
+    if checkpoint is not None:
+        raise UsageError("--checkpoint belongs to --check.", hint="To convert, name the checkpoint as MODEL.")
     training, stops = None, None
     if as_is:
-        checkpoint = Checkpoint.open(model)
+        opened = Checkpoint.open(model)
     else:
-        checkpoint, training = open_model(model, source)
-        stops = analyse_stops(training, checkpoint)
-    plan = plan_conversion(checkpoint, types or ("q8_0",), output or Path(), source=training, stops=stops)
+        opened, training = open_model(model, source)
+        stops = analyse_stops(training, opened)
+    plan = plan_conversion(opened, types or ("q8_0",), output or Path(), source=training, stops=stops)
     if dry_run:
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
     console.show_warnings(plan.findings)
-    with console.progress(f"Converting {checkpoint.name}") as advance:
+    with console.progress(f"Converting {opened.name}") as advance:
         files = run_conversion(plan, progress=advance, threads=threads, kernels=kernels)
     data = {"files": [file.as_json() for file in files]}
     return data, lambda: console.show_files(files), 0
+
+
+def _check_gguf(file: Path, directory: Path | None, source: str) -> Result:
+    import console
+    from chat_templates import analyse_stops
+    from convert import check_gguf
+
+    training, stops = None, None
+    if directory is not None:
+        checkpoint, training = open_model(directory, source)
+        stops = analyse_stops(training, checkpoint)
+    elif source != "checkpoint":
+        raise UsageError(
+            "With --check, --template needs --checkpoint.", hint="A template is written for a tokenizer."
+        )
+    with console.progress(f"Reading {file.name}") as advance:
+        result = check_gguf(file, template=training, stops=stops, progress=advance)
+    return result.as_json(), lambda: console.show_gguf_check(result), 0 if result.ok else 1
 
 
 @click.command()

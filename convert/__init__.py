@@ -1,8 +1,10 @@
 """Checkpoint to GGUF in one pass, straight to any quantized type; the bytes are llama.cpp's.
 
-`plan_conversion` decides everything, `run_conversion` does it; `read_gguf` reads the header of any GGUF file.
+`plan_conversion` decides everything, `run_conversion` does it; `read_gguf` reads the header of any GGUF file,
+`check_gguf` all of it.
 """
 
+from convert.check import GgufCheck, check_gguf
 from convert.plan import ConversionPlan, FilePlan, plan_conversion
 from convert.reader import GgufSummary, GgufTensor, read_gguf
 from convert.run import ConvertedFile, run_conversion
@@ -13,8 +15,10 @@ __all__ = [
     "ConversionPlan",
     "ConvertedFile",
     "FilePlan",
+    "GgufCheck",
     "GgufSummary",
     "GgufTensor",
+    "check_gguf",
     "normalize_type",
     "plan_conversion",
     "read_gguf",
