@@ -7,11 +7,12 @@ asked for. Nothing is ever written into the directory, no code from it is ever r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from checkpoint.adapter import read_adapter
 from checkpoint.config import GenerationConfig, ModelConfig
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import read_object, read_text
@@ -39,6 +40,8 @@ class Checkpoint:
     config: ModelConfig
     generation: GenerationConfig
     chat_templates: ChatTemplates
+    adapter: Path | None = None
+    """A LoRA adapter that is merged into the weights as they are read."""
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -74,7 +77,12 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> Weights:
-        return Weights.open(self.path)
+        weights = Weights.open(self.path)
+        return weights if self.adapter is None else weights.adapted(read_adapter(self.adapter), self.adapter)
+
+    def with_adapter(self, adapter: Path | None) -> Checkpoint:
+        """Return this checkpoint with the LoRA adapter in directory `adapter` merged into its weights."""
+        return self if adapter is None else replace(self, adapter=adapter)
 
 
 def _require_directory(path: Path) -> None:

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from checkpoint.adapter import Adapter, LoraRows
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, file_size, read_object
 from checkpoint.rows import Rows, StoredRows
@@ -56,10 +58,16 @@ _NUMPY = {
 class Weights:
     """All tensors of a checkpoint. Opening reads the headers of all shards and no tensor."""
 
-    def __init__(self, headers: Mapping[str, Header], tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(
+        self,
+        headers: Mapping[str, Header],
+        tensors: Mapping[str, TensorInfo],
+        pairs: Mapping[str, tuple[TensorInfo, TensorInfo, float]] = MappingProxyType({}),
+    ) -> None:
         self.headers = headers
         """File name -> header of each shard that is in use."""
         self._tensors = tensors
+        self._pairs = pairs
         self._maps: dict[Path, mmap.mmap] = {}
 
     @classmethod
@@ -78,6 +86,29 @@ class Weights:
                 headers = _shard_headers(directory / index, weight_map)
                 return cls(headers, _collect(directory / index, weight_map, headers))
         raise _no_weights(directory)
+
+    def adapted(self, adapter: Adapter, path: Path) -> Weights:
+        """Return these weights with a LoRA adapter merged in as they are read; `path` is for messages.
+
+        Raises `CheckpointFlaw` for an adapter of another model.
+        """
+        unknown = [name for name in (*adapter.pairs, *adapter.replaced) if name not in self._tensors]
+        if unknown:
+            raise CheckpointFlaw(
+                "adapter-foreign",
+                f"The adapter in {path} changes {unknown[0]}, which the base model does not have.",
+                hint="Give the base model that the adapter was trained on.",
+            )
+        for name, (a, b, _) in adapter.pairs.items():
+            if (b.shape[0], a.shape[1]) != self.info(name).shape:
+                raise CheckpointFlaw(
+                    "adapter-foreign",
+                    f"The adapter in {path} changes {name} of shape {(b.shape[0], a.shape[1])}; the base "
+                    f"model's is {self.info(name).shape}.",
+                    hint="Give the base model that the adapter was trained on.",
+                )
+        headers = {**self.headers, adapter.header.file.name: adapter.header}
+        return Weights(headers, {**self._tensors, **adapter.replaced}, adapter.pairs)
 
     @property
     def pickled(self) -> bool:
@@ -114,12 +145,14 @@ class Weights:
 
         BF16 comes as uint16 and the 8-bit floats as uint8, for numpy has no such types.
         """
+        return self._view(self.info(name))
+
+    def _view(self, info: TensorInfo) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        info = self.info(name)
         if info.dtype not in _NUMPY:
             raise CheckpointFlaw(
-                "dtype-unsupported", f"Tensor {name} in {info.file} has the dtype {info.dtype}."
+                "dtype-unsupported", f"Tensor {info.name} in {info.file} has the dtype {info.dtype}."
             )
         dtype = np.dtype(_NUMPY[info.dtype])
         if info.elements == 0:
@@ -127,8 +160,20 @@ class Weights:
         return np.frombuffer(self._map(info.file), dtype, info.elements, info.start).reshape(info.shape)
 
     def rows(self, name: str) -> Rows:
-        """Return tensor `name` to be read by rows, without a copy."""
-        return StoredRows((name,), self.info(name).dtype, self.raw(name))
+        """Return tensor `name` to be read by rows, without a copy; an adapter is merged in here."""
+        stored = StoredRows((name,), self.info(name).dtype, self.raw(name))
+        if name not in self._pairs:
+            return stored
+        a, b, scale = self._pairs[name]
+        return LoraRows(stored, self._floats(a), self._floats(b), scale)
+
+    def _floats(self, info: TensorInfo) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        stored = self._view(info)
+        if info.dtype == "BF16":
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32)
 
     @property
     def parameters(self) -> int:

@@ -129,6 +129,9 @@ def _match_families(model: Path, source: str) -> Result:
 @TYPES
 @TEMPLATE
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory for the files [default: .]")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), help="A LoRA adapter (peft's directory) to merge in."
+)
 @click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
 @click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
 @click.option(
@@ -155,6 +158,7 @@ def gguf(
     types: tuple[str, ...],
     source: str,
     output: Path | None,
+    adapter: Path | None,
     as_is: bool,
     threads: int | None,
     kernels: str,
@@ -183,6 +187,7 @@ def gguf(
     else:
         opened, training = open_model(model, source)
         stops = analyse_stops(training, opened)
+    opened = opened.with_adapter(adapter)
     plan = plan_conversion(opened, types or ("q8_0",), output or Path(), source=training, stops=stops)
     if dry_run:
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0

@@ -71,6 +71,8 @@ class ConversionPlan:
     sources: tuple[TensorSource, ...]
     files: tuple[FilePlan, ...]
     findings: tuple[Finding, ...]
+    adapter: Path | None = None
+    """The LoRA adapter that is merged in."""
 
     @property
     def bytes(self) -> int:
@@ -80,6 +82,7 @@ class ConversionPlan:
     def as_json(self) -> dict[str, Any]:
         return {
             "checkpoint": str(self.checkpoint),
+            "adapter": str(self.adapter) if self.adapter else None,
             "name": self.name,
             "architecture": self.architecture,
             "bytes": self.bytes,
@@ -141,6 +144,7 @@ def plan_conversion(
         sources=sources,
         files=files,
         findings=(*family.findings(config), *tensor_findings, *vocabulary.findings),
+        adapter=checkpoint.adapter,
     )
 
 

@@ -71,7 +71,8 @@ def run_conversion(
     or that changed since the plan was made, `EngineMissing` for kernels that cannot be had. On any failure
     no file is left under its final name.
     """
-    if Checkpoint.open(plan.checkpoint).weights.fingerprint() != plan.fingerprint:
+    now = Checkpoint.open(plan.checkpoint).with_adapter(plan.adapter)
+    if now.weights.fingerprint() != plan.fingerprint:
         raise ConversionError(
             f"The weights in {plan.checkpoint} have changed since the conversion was planned.",
             hint="Run the command again.",
