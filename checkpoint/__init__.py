@@ -4,7 +4,7 @@ from checkpoint.config import GenerationConfig, ModelConfig
 from checkpoint.findings import CheckpointFlaw, Finding
 from checkpoint.inspect import Survey, survey
 from checkpoint.model import ChatTemplates, Checkpoint
-from checkpoint.rows import Rows, StoredRows
+from checkpoint.rows import DerivedRows, Rows, StoredRows
 from checkpoint.safetensors import TensorInfo
 from checkpoint.sentencepiece import Piece, PieceKind, PieceModel, read_pieces
 from checkpoint.tokenizer import AddedToken, Tokenizer
@@ -15,6 +15,7 @@ __all__ = [
     "ChatTemplates",
     "Checkpoint",
     "CheckpointFlaw",
+    "DerivedRows",
     "Finding",
     "GenerationConfig",
     "ModelConfig",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import file_size, read_object
-from checkpoint.rows import Rows
+from checkpoint.rows import DerivedRows
 from checkpoint.safetensors import Header, TensorInfo, read_header
 from checkpoint.torch_bin import read_torch_header
 
@@ -43,27 +43,14 @@ class Adapter:
 
 
 @dataclass(frozen=True, eq=False)
-class LoraRows:
+class LoraRows(DerivedRows):
     """A matrix plus `scale` times B A, in float32, rounded to the dtype of the matrix."""
 
-    rows: Rows
     a: np.ndarray[Any, Any]
     """float32, (rank, columns)."""
     b: np.ndarray[Any, Any]
     """float32, (rows, rank)."""
     scale: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.rows.dtype
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.rows.names
 
     def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
         import numpy as np

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Rows", "StoredRows"]
+__all__ = ["DerivedRows", "Rows", "StoredRows"]
 
 
 class Rows(Protocol):
@@ -37,6 +37,25 @@ class Rows(Protocol):
     def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Return the rows `start` to `stop` as a (stop - start, shape[-1]) matrix, read-only or new."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedRows:
+    """What follows from the rows of one tensor; shape and dtype are those unless a class says otherwise."""
+
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.rows.dtype
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.rows.names
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint import Rows
+from checkpoint import DerivedRows, Rows
 from errors import ConversionError
 
 __all__ = ["as_float32", "computed", "interleaved", "plus", "stacked", "taken", "to_float32"]
@@ -73,21 +73,12 @@ def to_float32(stored: _Array, dtype: str) -> np.ndarray[Any, np.dtype[np.float3
 
 
 @dataclass(frozen=True, eq=False)
-class _Taken:
-    rows: Rows
+class _Taken(DerivedRows):
     order: _Order
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.order), *self.rows.shape[1:])
-
-    @property
-    def dtype(self) -> str:
-        return self.rows.dtype
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.rows.names
 
     def read(self, start: int, stop: int) -> _Array:
         if len(self.rows.shape) == 1:
@@ -131,21 +122,12 @@ class _Stacked:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shifted:
-    rows: Rows
+class _Shifted(DerivedRows):
     addend: float | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
 
     @property
     def dtype(self) -> str:
         return "F32"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.rows.names
 
     def read(self, start: int, stop: int) -> _Array:
         values = to_float32(self.rows.read(start, stop), self.rows.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from checkpoint.sample import SAMPLE_WHEEL, write_sample
 from errors import EngineMissing
 from files import cache_dir
 from tests.checkpoints import write_random_checkpoint
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test presses it in.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SAMPLE_FORM = 1  # raise it when write_sample writes other bytes, so that no test sees an older sample
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint import ModelConfig, Rows
+from checkpoint import DerivedRows, ModelConfig, Rows
 from convert.architectures.base import Family, Make, TensorRule, common_fields, layer_rules
 from convert.fields import Field, string, uint32
 from convert.rows import interleaved, taken, to_float32
@@ -65,22 +65,12 @@ def _head(rows: Sequence[Rows], config: ModelConfig) -> Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Normalized:
+class _Normalized(DerivedRows):
     """Rows in float32, each divided by its length."""
-
-    rows: Rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
 
     @property
     def dtype(self) -> str:
         return "F32"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.rows.names
 
     def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
         values = to_float32(self.rows.read(start, stop), self.rows.dtype)

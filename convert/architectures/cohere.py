@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint import ModelConfig
 from convert.architectures.base import Family, TensorRule, layer_rules
+from convert.architectures.values import number_of
 from convert.fields import Field, float32, string, uint32
 from errors import ConversionError
 
@@ -39,20 +40,10 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
         uint32(f"{name}.attention.head_count", config.heads),
         uint32(f"{name}.attention.head_count_kv", config.kv_heads),
         float32(f"{name}.rope.freq_base", 10000.0 if config.rope_theta is None else config.rope_theta),
-        float32(f"{name}.attention.layer_norm_epsilon", _number(config, "layer_norm_eps", 1e-5)),
-        float32(f"{name}.logit_scale", _number(config, "logit_scale", 0.0625)),
+        float32(f"{name}.attention.layer_norm_epsilon", number_of(config, "layer_norm_eps", 1e-5)),
+        float32(f"{name}.logit_scale", number_of(config, "logit_scale", 0.0625)),
         string(f"{name}.rope.scaling.type", "none"),
     )
-
-
-def _number(config: ModelConfig, name: str, default: float) -> float:
-    value = config.raw.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ConversionError(
-            f"config.json has {name} = {str(value)[:60]!r}, where a positive number is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return float(value)
 
 
 def _norm(part: str, heads: str) -> TensorRule:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from checkpoint import Finding, ModelConfig
 from convert.architectures.base import Family, TensorRule, common_fields, layer_rules, window_findings
+from convert.architectures.values import size_of
 from convert.fields import Field, uint32
 from errors import ConversionError
 
@@ -22,27 +23,17 @@ def experts_of(config: ModelConfig) -> int:
     """Return how many experts a layer has; 0 for a dense model."""
     for name in ("num_local_experts", "num_experts", "n_routed_experts"):
         if config.raw.get(name) is not None:
-            return _size(config, name)
+            return size_of(config, name)
     return 0
-
-
-def _size(config: ModelConfig, name: str) -> int:
-    value = config.raw.get(name)
-    if type(value) is not int or not 0 < value < 1 << 20:
-        raise ConversionError(
-            f"config.json has {name} = {str(value)[:60]!r}, where a positive whole number is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return value
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:
     raw = config.raw
     sizes = {"experts": experts_of(config), "expert ffn": config.intermediate_size}
     if raw.get("moe_intermediate_size") is not None:
-        sizes["expert ffn"] = _size(config, "moe_intermediate_size")
+        sizes["expert ffn"] = size_of(config, "moe_intermediate_size")
     if raw.get("shared_expert_intermediate_size") is not None:
-        sizes["shared ffn"] = _size(config, "shared_expert_intermediate_size")
+        sizes["shared ffn"] = size_of(config, "shared_expert_intermediate_size")
     return sizes
 
 
@@ -74,7 +65,7 @@ def _attention(*, biased: tuple[str, ...] = (), interleaved: bool = False) -> tu
 
 
 def _counts(name: str, config: ModelConfig) -> tuple[Field, ...]:
-    used = _size(config, "num_experts_per_tok")
+    used = size_of(config, "num_experts_per_tok")
     if used > experts_of(config):
         raise ConversionError(
             f"config.json asks for {used} experts a token of {experts_of(config)}.",
@@ -118,7 +109,7 @@ def _qwen_fields(name: str, config: ModelConfig, *, normalized: bool) -> tuple[F
         ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
     ):
         if raw.get(source) is not None:
-            fields.append(uint32(f"{name}.{key}", _size(config, source)))
+            fields.append(uint32(f"{name}.{key}", size_of(config, source)))
     return tuple(fields)
 
 

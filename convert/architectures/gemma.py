@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from checkpoint import ModelConfig, Rows
 from convert.architectures.base import Family, TensorRule, layer_rules
+from convert.architectures.values import number_of
 from convert.fields import Field, float32, string, uint32
 from convert.rows import plus
 from errors import ConversionError
@@ -77,8 +78,8 @@ def _gemma2_fields(config: ModelConfig) -> tuple[Field, ...]:
     _plain_rope("gemma2", config, 10000.0)
     return (
         *_fields("gemma2", config),
-        float32("gemma2.attn_logit_softcapping", _number(config, "attn_logit_softcapping", 50.0)),
-        float32("gemma2.final_logit_softcapping", _number(config, "final_logit_softcapping", 30.0)),
+        float32("gemma2.attn_logit_softcapping", number_of(config, "attn_logit_softcapping", 50.0)),
+        float32("gemma2.final_logit_softcapping", number_of(config, "final_logit_softcapping", 30.0)),
         uint32("gemma2.attention.sliding_window", config.sliding_window or 4096),
     )
 
@@ -105,7 +106,7 @@ def _gemma3_fields(config: ModelConfig) -> tuple[Field, ...]:
     fields.append(float32("gemma3.rope.freq_base", config.rope_theta or 1000000.0))
     fields += _window(config)
     if config.raw.get("final_logit_softcapping"):
-        cap = _number(config, "final_logit_softcapping", 30.0)
+        cap = number_of(config, "final_logit_softcapping", 30.0)
         fields.append(float32("gemma3.final_logit_softcapping", cap))
     return tuple(fields)
 
@@ -121,16 +122,6 @@ def _window(config: ModelConfig) -> list[Field]:
     if isinstance(local, int | float) and not isinstance(local, bool):
         fields.append(float32("gemma3.rope.freq_base_swa", float(local)))
     return fields
-
-
-def _number(config: ModelConfig, name: str, default: float) -> float:
-    value = config.raw.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ConversionError(
-            f"config.json has {name} = {str(value)[:60]!r}, where a positive number is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return float(value)
 
 
 GEMMA = Family(

@@ -7,28 +7,13 @@ stay so.
 
 from __future__ import annotations
 
-from typing import Any
-
 from checkpoint import ModelConfig
 from convert.architectures.base import Family, TensorRule, common_fields, layer_rules
+from convert.architectures.values import number_of, rotated_part
 from convert.fields import Field, float32, uint32
 from errors import ConversionError
 
 __all__ = ["CHATGLM", "GLM", "GLM4"]
-
-
-def _partial(config: ModelConfig) -> float:
-    rope = config.raw.get("rope_parameters")
-    inner = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
-    value: Any = config.raw.get("partial_rotary_factor") if inner is None else inner
-    if value is None:
-        return 0.5
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConversionError(
-            f"config.json has partial_rotary_factor = {str(value)[:60]!r}, where a number up to 1 is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return float(value)
 
 
 def _chatglm_fields(config: ModelConfig) -> tuple[Field, ...]:
@@ -37,15 +22,14 @@ def _chatglm_fields(config: ModelConfig) -> tuple[Field, ...]:
     (The stock converter reads only the former: of a GlmForCausalLM it writes the hidden size as context
     length, 10000 as base frequency and 1e-5 as epsilon, whatever config.json says.)
     """
-    raw = config.raw
     if config.rope_scaling is not None:
         raise ConversionError(
             f"config.json asks for the RoPE scaling {config.rope_scaling['rope_type']!r}, which llama.cpp "
             "does not compute for chatglm models.",
             hint="Without the scaling the model would answer wrongly.",
         )
-    epsilon = raw.get("layernorm_epsilon", config.rms_norm_eps)
     theta = 10000.0 if config.rope_theta is None else config.rope_theta
+    epsilon = number_of(config, "layernorm_epsilon", config.rms_norm_eps or 1e-5)
     return (
         uint32("chatglm.context_length", config.context_length),
         uint32("chatglm.embedding_length", config.hidden_size),
@@ -53,21 +37,10 @@ def _chatglm_fields(config: ModelConfig) -> tuple[Field, ...]:
         uint32("chatglm.block_count", config.layers),
         uint32("chatglm.attention.head_count", config.heads),
         uint32("chatglm.attention.head_count_kv", config.kv_heads),
-        float32("chatglm.attention.layer_norm_rms_epsilon", _positive("layernorm_epsilon", epsilon, 1e-5)),
-        uint32("chatglm.rope.dimension_count", int(config.head_dim * _partial(config))),
-        float32("chatglm.rope.freq_base", theta * _positive("rope_ratio", raw.get("rope_ratio"), 1.0)),
+        float32("chatglm.attention.layer_norm_rms_epsilon", epsilon),
+        uint32("chatglm.rope.dimension_count", int(config.head_dim * rotated_part(config, 0.5))),
+        float32("chatglm.rope.freq_base", theta * number_of(config, "rope_ratio", 1.0)),
     )
-
-
-def _positive(name: str, value: Any, default: float) -> float:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ConversionError(
-            f"config.json has {name} = {str(value)[:60]!r}, where a positive number is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return float(value)
 
 
 def _remote_fields(config: ModelConfig) -> tuple[Field, ...]:
@@ -158,7 +131,7 @@ _NORMS = (
 def _glm4_fields(config: ModelConfig) -> tuple[Field, ...]:
     return (
         *common_fields("glm4", config, head_dim=config.raw.get("head_dim") is not None),
-        uint32("glm4.rope.dimension_count", int(config.head_dim * _partial(config))),
+        uint32("glm4.rope.dimension_count", int(config.head_dim * rotated_part(config, 0.5))),
     )
 
 

@@ -18,20 +18,11 @@ from convert.architectures.base import (
     common_fields,
     layer_rules,
 )
+from convert.architectures.values import number_of, size_of
 from convert.fields import Field, float32, string, uint32
 from errors import ConversionError
 
 __all__ = ["MINICPM", "MINICPM3"]
-
-
-def _number(config: ModelConfig, name: str) -> float:
-    value = config.raw.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ConversionError(
-            f"config.json has {name} = {str(value)[:60]!r}, where a positive number is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return float(value)
 
 
 def _fields(config: ModelConfig) -> tuple[Field, ...]:
@@ -43,9 +34,9 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
     return (
         *plain,
         *_longrope("minicpm", config),
-        float32("minicpm.embedding_scale", _number(config, "scale_emb")),
-        float32("minicpm.residual_scale", _number(config, "scale_depth") / config.layers**0.5),
-        float32("minicpm.logit_scale", config.hidden_size / _number(config, "dim_model_base")),
+        float32("minicpm.embedding_scale", number_of(config, "scale_emb")),
+        float32("minicpm.residual_scale", number_of(config, "scale_depth") / config.layers**0.5),
+        float32("minicpm.logit_scale", config.hidden_size / number_of(config, "dim_model_base")),
     )
 
 
@@ -82,7 +73,7 @@ def _longrope(name: str, config: ModelConfig) -> tuple[Field, ...]:
 
 def _rotated(config: ModelConfig) -> int:
     return (
-        _size(config, "qk_rope_head_dim")
+        size_of(config, "qk_rope_head_dim")
         if config.architecture in MINICPM3.architectures
         else (config.head_dim)
     )
@@ -124,20 +115,10 @@ _FIXED = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256.0}
 _SIZES = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")
 
 
-def _size(config: ModelConfig, name: str) -> int:
-    value = config.raw.get(name)
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise ConversionError(
-            f"config.json has {name} = {str(value)[:60]!r}, where a positive whole number is needed.",
-            hint="Copy config.json from the base model.",
-        )
-    return value
-
-
 def _fields3(config: ModelConfig) -> tuple[Field, ...]:
     _refuse_variants(config)
     for name, fixed in _FIXED.items():
-        if _number(config, name) != fixed:
+        if number_of(config, name) != fixed:
             raise ConversionError(
                 f"config.json has {name} = {config.raw[name]}; llama.cpp computes every MiniCPM 3 with "
                 f"{fixed:g}.",
@@ -150,7 +131,7 @@ def _fields3(config: ModelConfig) -> tuple[Field, ...]:
             "compute for minicpm3 models.",
             hint="It computes longrope. Without the scaling the model would answer wrongly.",
         )
-    nope, rope = _size(config, "qk_nope_head_dim"), _size(config, "qk_rope_head_dim")
+    nope, rope = size_of(config, "qk_nope_head_dim"), size_of(config, "qk_rope_head_dim")
     theta = config.rope_theta
     return (
         uint32("minicpm3.context_length", config.context_length),
@@ -164,8 +145,8 @@ def _fields3(config: ModelConfig) -> tuple[Field, ...]:
             1e-6 if config.rms_norm_eps is None else config.rms_norm_eps,
         ),
         uint32("minicpm3.vocab_size", config.vocab_size),
-        uint32("minicpm3.attention.q_lora_rank", _size(config, "q_lora_rank")),
-        uint32("minicpm3.attention.kv_lora_rank", _size(config, "kv_lora_rank")),
+        uint32("minicpm3.attention.q_lora_rank", size_of(config, "q_lora_rank")),
+        uint32("minicpm3.attention.kv_lora_rank", size_of(config, "kv_lora_rank")),
         uint32("minicpm3.attention.key_length", nope + rope),
         uint32("minicpm3.rope.dimension_count", rope),
         # Not written by the stock converter; llama.cpp's own value is 10000.
@@ -175,7 +156,7 @@ def _fields3(config: ModelConfig) -> tuple[Field, ...]:
 
 
 def _sizes3(config: ModelConfig) -> dict[str, int]:
-    q_rank, kv_rank, nope, rope = (_size(config, name) for name in _SIZES)
+    q_rank, kv_rank, nope, rope = (size_of(config, name) for name in _SIZES)
     value = config.raw.get("v_head_dim") or config.hidden_size // config.heads
     return {
         "q_rank": q_rank,

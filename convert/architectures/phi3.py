@@ -11,6 +11,7 @@ from typing import Any
 
 from checkpoint import ModelConfig
 from convert.architectures.base import ComputedTensor, Family, TensorRule, layer_rules
+from convert.architectures.values import rotated_part, senseless
 from convert.fields import Field, float32, uint32
 from errors import ConversionError
 
@@ -42,14 +43,7 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
 
 def _rotated(config: ModelConfig) -> int:
     """Return how many dimensions of a head are rotated."""
-    rope = config.raw.get("rope_parameters")
-    inner: Any = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
-    part = config.raw.get("partial_rotary_factor") if inner is None else inner
-    if part is None:
-        part = 1.0
-    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
-        raise _senseless("partial_rotary_factor", part, "a number up to 1")
-    return int(part * config.hidden_size) // config.heads
+    return int(rotated_part(config, 1.0) * config.hidden_size) // config.heads
 
 
 def _original(config: ModelConfig) -> int:
@@ -57,7 +51,7 @@ def _original(config: ModelConfig) -> int:
     names = "original_max_position_embeddings"
     value = config.raw.get(names, scaling.get(names, config.context_length))
     if type(value) is not int or not 0 < value < 1 << 31:
-        raise _senseless(names, value, "a positive whole number")
+        raise senseless(names, value, "a positive whole number")
     return value
 
 
@@ -97,15 +91,8 @@ def _factors(config: ModelConfig, name: str) -> tuple[float, ...]:
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
     if not numbers or len(values) != wanted:
-        raise _senseless(f"rope_scaling.{name}", values, f"a list of {wanted} numbers")
+        raise senseless(f"rope_scaling.{name}", values, f"a list of {wanted} numbers")
     return tuple(map(float, values))
-
-
-def _senseless(name: str, value: object, wanted: str) -> ConversionError:
-    return ConversionError(
-        f"config.json has {name} = {str(value)[:60]!r}, where {wanted} is needed.",
-        hint="Copy config.json from the base model.",
-    )
 
 
 def _rules() -> tuple[TensorRule, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint import Finding, ModelConfig
 from convert.architectures.base import Family, TensorRule, layer_rules, window_findings
+from convert.architectures.values import number_of
 from convert.fields import Field, float32, uint32
 from errors import ConversionError
 
@@ -19,12 +20,6 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
             "does not compute for starcoder2 models.",
             hint="Without the scaling the model would answer wrongly.",
         )
-    epsilon = config.raw.get("norm_epsilon", 1e-5)
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < 1:
-        raise ConversionError(
-            f"config.json has norm_epsilon = {str(epsilon)[:60]!r}, where a small positive number is needed.",
-            hint="Copy config.json from the base model.",
-        )
     name = "starcoder2"
     return (
         uint32(f"{name}.block_count", config.layers),
@@ -34,7 +29,7 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
         uint32(f"{name}.attention.head_count", config.heads),
         uint32(f"{name}.attention.head_count_kv", config.kv_heads),
         float32(f"{name}.rope.freq_base", 10000.0 if config.rope_theta is None else config.rope_theta),
-        float32(f"{name}.attention.layer_norm_epsilon", float(epsilon)),
+        float32(f"{name}.attention.layer_norm_epsilon", number_of(config, "norm_epsilon", 1e-5)),
     )
 
 
