@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from chat_templates.modelfile import Modelfile, Value
+from chat_templates.modelfile_grammar import dropped
 from chat_templates.proof import Proof
 from chat_templates.sources.source import TemplateSource
 from chat_templates.stops import Stops
 from chat_templates.template import ChatTemplate
 from checkpoint import Checkpoint
 from errors import TemplateError
-from modelfiles.model import Modelfile, Value
-from modelfiles.parse import dropped
 from modelfiles.write import write
 
 __all__ = ["CONTEXT", "modelfile_for"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chat_templates.dialects.gotemplate_values import quote
+from chat_templates.modelfile import DEPRECATED, PARAMETERS, Modelfile
+from chat_templates.modelfile_grammar import dropped
 from checkpoint import Finding
-from modelfiles.model import DEPRECATED, PARAMETERS, Modelfile
-from modelfiles.parse import dropped
 
 __all__ = ["lint"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chat_templates.dialects.gotemplate_values import quote
+from chat_templates.modelfile import Modelfile, Value
+from chat_templates.modelfile_grammar import dropped, parse
 from errors import TemplateError
-from modelfiles.model import Modelfile, Value
-from modelfiles.parse import dropped, parse
 
 __all__ = ["write", "written_value"]
 

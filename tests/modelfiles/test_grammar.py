@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from chat_templates.modelfile import PARAMETERS
+from chat_templates.modelfile_grammar import dropped
 from errors import TemplateError
 from modelfiles import Modelfile, parse, write
-from modelfiles.model import PARAMETERS
-from modelfiles.parse import dropped
 from modelfiles.write import written_value
 
 awkward = st.text(st.sampled_from("ab \t\r\n\"'#{}\\é▁｜.😀"), max_size=12)

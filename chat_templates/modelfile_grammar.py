@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 from chat_templates.dialects.gotemplate_values import is_print
+from chat_templates.modelfile import Modelfile, typed
 from errors import TemplateError
-from modelfiles.model import Modelfile, typed
 
 __all__ = ["dropped", "parse"]
 
