@@ -37,7 +37,8 @@ class JinjaDialect:
         if source.origin == "jinja":
             return source.jinja
         if source.form is None:
-            raise DialectRefused(f"The template source {source.spec} has neither a Jinja nor a form.")
+            reason = source.form_refusal or "no reason was found"
+            raise DialectRefused(f"{source.spec} has neither a Jinja nor a form: {reason}.")
         return write_jinja(source.form)
 
     def render(

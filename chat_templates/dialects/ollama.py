@@ -15,9 +15,9 @@ from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.gotemplate_values import quote
 from chat_templates.dialects.ollama_dates import DECLARATION, date_definitions, literal
+from chat_templates.dialects.ollama_legacy import legacy_prompt
 from chat_templates.dialects.ollama_messages import collate, variables
 from chat_templates.template import ChatTemplate, Markup, Message
-from errors import TemplateError
 
 if TYPE_CHECKING:
     from chat_templates.sources.source import TemplateSource
@@ -75,17 +75,13 @@ class OllamaDialect:
             raise DialectRefused("Ollama always asks for an answer: it has no prompt without one.")
         template = GoTemplate(text)
         used = {name.lower() for name in template.identifiers()}
-        if "messages" not in used:
-            raise TemplateError(
-                "The Go template does not use .Messages, so Ollama would run it once per turn (legacy mode).",
-                hint="Write it with a range over .Messages.",
-            )
+        bos = (facts.bos_token or "") if facts.adds_bos else ""
+        today = facts.now.date() if facts.now else None
         if tools and "tools" not in used:
             raise DialectRefused("the Go template does not use .Tools, so Ollama refuses requests with tools")
-        bos = (facts.bos_token or "") if facts.adds_bos else ""
-        return bos + template.execute(
-            variables(messages, tools), today=facts.now.date() if facts.now else None
-        )
+        if "messages" not in used:
+            return bos + legacy_prompt(template, collate(messages)[1], today)
+        return bos + template.execute(variables(messages, tools), today=today)
 
 
 def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, str]:

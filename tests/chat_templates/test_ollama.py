@@ -281,8 +281,8 @@ def test_refusals() -> None:
         DIALECT.render(text, said("u"), NO_BOS, add_generation_prompt=False)
     with pytest.raises(DialectRefused, match="Tools"):
         DIALECT.render(text, said("u"), NO_BOS, tools=[{"type": "function"}])
-    with pytest.raises(TemplateError, match="legacy"):
-        DIALECT.render("{{ .Prompt }}", said("u"), NO_BOS)
+    with pytest.raises(DialectRefused, match="Tools"):
+        DIALECT.render("{{ .Prompt }}", said("u"), NO_BOS, tools=[{"type": "function"}])
     with pytest.raises(TemplateError, match="text only"):
         DIALECT.render(text, [{"role": "user", "content": [{"type": "image_url"}]}], NO_BOS)
 
