@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chat_templates.dates import MARKS
 from chat_templates.template import Message
 from errors import TemplateError
 
-__all__ = ["JinjaRequest", "JinjaWorker", "RenderFailed", "shared_worker"]
+__all__ = ["JinjaRequest", "JinjaWorker", "RenderFailed", "Renderer", "shared_worker"]
 
 TEMPLATE_LIMIT = 1 << 20
 """Characters of template text; the largest public template seen has about 40,000."""
@@ -77,6 +77,14 @@ class JinjaRequest:
             "typed_content": self.typed_content,
             "date_marks": MARKS if self.mark_dates else None,
         }
+
+
+class Renderer(Protocol):
+    """What probing asks for prompts: the Jinja worker, or another engine that renders the same requests."""
+
+    def render(self, template: str, request: JinjaRequest) -> str: ...
+
+    def render_all(self, template: str, requests: Sequence[JinjaRequest]) -> list[str | RenderFailed]: ...
 
 
 class JinjaWorker:

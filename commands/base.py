@@ -34,7 +34,7 @@ TEMPLATE = click.option(
     default="checkpoint",
     show_default=True,
     help="The chat template the model was trained with: checkpoint, family:NAME, xtuner:NAME or FILE.py, "
-    "llamafactory:NAME or FILE.yaml, FILE.jinja, FILE.toml, FILE.gguf.",
+    "llamafactory:NAME or FILE.yaml, FILE.jinja, FILE.toml, FILE.gguf, or a Modelfile.",
 )
 TYPES = click.option(
     "--type",

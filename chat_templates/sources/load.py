@@ -1,7 +1,8 @@
 """`load_source`: what the user names with --template, as a `TemplateSource`.
 
-Knows the spellings: `checkpoint`, `family:NAME`, `xtuner:…`, `llamafactory:…`, a path that ends in .jinja,
-.toml or .gguf. Does not know how a form is found (`probe`), the TOML schema (`toml_form`), nor any trainer.
+Knows the spellings: `checkpoint`, `family:NAME`, `xtuner:…`, `llamafactory:…`, `modelfile:PATH`, a path that
+ends in .jinja, .toml, .gguf or .modelfile or is called Modelfile. Does not know how a form is found (`probe`)
+nor the TOML schema (`toml_form`), nor any trainer.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from chat_templates.dialects.base import DialectFacts
 from chat_templates.dialects.jinja import write_jinja
 from chat_templates.jinja_engine import TEMPLATE_LIMIT
+from chat_templates.modelfile_grammar import parse
 from chat_templates.sources.llamafactory import load_llamafactory
+from chat_templates.sources.modelfile import is_modelfile, source_of_modelfile
 from chat_templates.sources.probe import Probed, probe
 from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.toml_form import FormFile, Tokens, families, read_family, read_form
@@ -42,7 +46,13 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
     for prefix, load in _TRAINERS.items():
         if spec.startswith(prefix):
             return load(spec.removeprefix(prefix), checkpoint)
-    path = Path(spec)
+    if spec.startswith("modelfile:"):
+        return _from_modelfile(spec, Path(spec.removeprefix("modelfile:")), checkpoint)
+    return _from_file(spec, Path(spec), checkpoint, tokens)
+
+
+def _from_file(spec: str, path: Path, checkpoint: Checkpoint | None, tokens: Tokens | None) -> TemplateSource:
+    """Return the template in a file, told by the file's name. Raises `UsageError` for any other name."""
     if path.suffix == ".toml":
         return source_of_form(spec, read_form(path, tokens))
     if path.suffix in (".jinja", ".jinja2", ".j2"):
@@ -51,11 +61,12 @@ def load_source(spec: str, checkpoint: Checkpoint | None) -> TemplateSource:
         )
     if path.suffix == ".gguf":
         return _from_gguf(spec, path)
+    if is_modelfile(path):
+        return _from_modelfile(spec, path, checkpoint)
     raise UsageError(
         f"{spec!r} is not a chat template source.",
-        hint="It is checkpoint, family:NAME, xtuner:NAME, llamafactory:NAME, FILE.jinja, FILE.toml or "
-        "FILE.gguf; the "
-        "families are " + ", ".join(families()) + ".",
+        hint="It is checkpoint, family:NAME, xtuner:NAME, llamafactory:NAME, FILE.jinja, FILE.toml, "
+        "FILE.gguf or a Modelfile; the families are " + ", ".join(families()) + ".",
     )
 
 
@@ -143,6 +154,13 @@ def _from_checkpoint(checkpoint: Checkpoint | None) -> TemplateSource:
         checkpoint.name,
         other_tokens(checkpoint),
     )
+
+
+def _from_modelfile(spec: str, path: Path, checkpoint: Checkpoint | None) -> TemplateSource:
+    """Return what Ollama feeds for a Modelfile whose GGUF has the checkpoint's tokenizer."""
+    bos, eos = (None, None) if checkpoint is None else special_tokens(checkpoint)
+    facts = DialectFacts(bos, eos, adds_bos=checkpoint is not None and checkpoint.tokenizer.adds_bos)
+    return source_of_modelfile(spec, path, parse(_read(path)), facts)
 
 
 def _from_gguf(spec: str, path: Path) -> TemplateSource:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from chat_templates.conversations import cases_of
 from chat_templates.dates import dated
-from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed, shared_worker
+from chat_templates.jinja_engine import JinjaRequest, Renderer, RenderFailed, shared_worker
 from chat_templates.sources.candidates import Findings, Parts, SystemParts
 from chat_templates.sources.cutting import NoForm, common_prefix, cut, shared_start
 from chat_templates.sources.probe_tools import with_tools
@@ -44,7 +44,7 @@ def probe(
     bos_token: str | None = None,
     eos_token: str | None = None,
     other_tokens: Mapping[str, str] | None = None,
-    worker: JinjaWorker | None = None,
+    worker: Renderer | None = None,
 ) -> Probed:
     """Return the form of the Jinja text `jinja`, proven on the plain chats of the suite."""
     empty = JinjaRequest((), bos_token=bos_token, eos_token=eos_token, variables=dict(other_tokens or {}))
@@ -58,7 +58,7 @@ def probe(
         return Probed(None, str(reason), typed_content=typed)
 
 
-def reads_parts_only(jinja: str, request: JinjaRequest, *, worker: JinjaWorker | None = None) -> bool:
+def reads_parts_only(jinja: str, request: JinjaRequest, *, worker: Renderer | None = None) -> bool:
     """Say whether a question gets into the prompt only as a list of parts; `request` gives the tokens.
 
     Templates of models that see images are often so. vLLM and llama.cpp notice and hand texts over as lists.
@@ -74,7 +74,7 @@ def reads_parts_only(jinja: str, request: JinjaRequest, *, worker: JinjaWorker |
 
 
 def depends_on_date(
-    jinja: str, request: JinjaRequest | None = None, *, worker: JinjaWorker | None = None
+    jinja: str, request: JinjaRequest | None = None, *, worker: Renderer | None = None
 ) -> bool:
     """Say whether today's date gets into the prompt; `request` gives the special tokens."""
     question = replace(request or JinjaRequest(()), messages=(_user(1),))
@@ -106,7 +106,7 @@ _TALK: tuple[Message, ...] = (_user(1), _assistant(1), _user(2), _assistant(2), 
 
 
 class _Prober:
-    def __init__(self, jinja: str, name: str, request: JinjaRequest, worker: JinjaWorker) -> None:
+    def __init__(self, jinja: str, name: str, request: JinjaRequest, worker: Renderer) -> None:
         self._jinja, self._name, self._request, self._worker = jinja, name, request, worker
         self._bos = request.bos_token
 

@@ -1,7 +1,8 @@
 """`TemplateSource`: the template a model was trained with, whatever it was read from.
 
-Knows how to render the truth: through the Jinja worker when the source is a Jinja, with the form's own
-renderer otherwise. Does not know where the text came from (`load`) nor how a form is found (`probe`).
+Knows how to render the truth: through the Jinja worker when the source is a Jinja, as Ollama does when it is
+a Modelfile, with the form's own renderer otherwise. Does not know where the text came from (`load`) nor how a
+form is found (`probe`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chat_templates.jinja_engine import JinjaRequest, shared_worker
+from chat_templates.jinja_engine import JinjaRequest, Renderer, shared_worker
 from chat_templates.template import ChatTemplate, Message
 from errors import TemplateError
 
@@ -26,7 +27,7 @@ class TemplateSource:
     """What the user named: `checkpoint`, `family:smollm2`, `x.jinja`."""
     description: str
     """One line for people, such as "the checkpoint's own chat_template.jinja"."""
-    origin: Literal["jinja", "form"]
+    origin: Literal["jinja", "form", "modelfile"]
     jinja: str
     """The Jinja dialect: the original text byte for byte, or written from the form."""
     form: ChatTemplate | None
@@ -39,6 +40,8 @@ class TemplateSource:
     """Further special tokens handed to Jinja, such as `pad_token`, by name."""
     typed_content: bool = False
     """The Jinja reads contents as lists of parts only; engines that run it see that and hand them over so."""
+    engine: Renderer | None = None
+    """Renders the truth of a Modelfile; None is the Jinja worker."""
     now: datetime.datetime | None = None
     """The date of prompts that hold it; None is the real clock."""
 
@@ -60,7 +63,7 @@ class TemplateSource:
                 continue_final_message=continue_final_message,
                 now=self.now,
             )
-        return shared_worker().render(
+        return (self.engine or shared_worker()).render(
             self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools)
         )
 

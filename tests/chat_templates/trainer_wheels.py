@@ -28,6 +28,7 @@ __all__ = [
     "Characters",
     "Qwen2TokenizerFast",
     "Trained",
+    "llamafactory_modelfile",
     "llamafactory_text",
     "xtuner_templates",
     "xtuner_text",
@@ -55,6 +56,9 @@ class Characters:
 
     def convert_tokens_to_ids(self, token: str) -> str:
         return token
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        return ids
 
     def add_special_tokens(self, tokens: Mapping[str, Any], **_: Any) -> int:
         if "eos_token" in tokens:
@@ -195,6 +199,13 @@ def _llamafactory() -> dict[str, types.ModuleType]:
     data = ("data_utils", "tool_utils", "formatter", "template", "processor/processor_utils")
     members = [f"llamafactory/data/{name}.py" for name in (*data, "processor/supervised")]
     return _load(LLAMAFACTORY, members, stubs)
+
+
+def llamafactory_modelfile(name: str, tokenizer: Characters) -> str:
+    """Return the Modelfile that LLaMA-Factory exports for the template `name`."""
+    template = copy.deepcopy(_llamafactory()["llamafactory.data.template"].TEMPLATES[name])
+    text: str = template.get_ollama_modelfile(tokenizer)
+    return text
 
 
 def llamafactory_text(
