@@ -132,6 +132,20 @@ def _match_families(model: Path, source: str) -> Result:
 @click.option(
     "--adapter", type=click.Path(path_type=Path), help="A LoRA adapter (peft's directory) to merge in."
 )
+@click.option(
+    "--tensor-type",
+    "overrides",
+    metavar="PATTERN=TYPE",
+    multiple=True,
+    help="The type of tensors in whose names PATTERN is found, e.g. attn_v=q8_0 (repeatable).",
+)
+@click.option("--pure", is_flag=True, help="No mixture: the same type for every matrix.")
+@click.option(
+    "--imatrix",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Weigh the columns by an importance matrix of llama-imatrix's (GGUF or .dat).",
+)
 @click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
 @click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
 @click.option(
@@ -159,6 +173,9 @@ def gguf(
     source: str,
     output: Path | None,
     adapter: Path | None,
+    overrides: tuple[str, ...],
+    pure: bool,
+    imatrix: Path | None,
     as_is: bool,
     threads: int | None,
     kernels: str,
@@ -175,12 +192,14 @@ def gguf(
     import console
     from chat_templates import analyse_stops
     from checkpoint import Checkpoint
-    from convert import plan_conversion, run_conversion
+    from convert import TypeChoices, plan_conversion, read_importance, read_overrides, run_conversion
 
     if check:
         return _check_gguf(model, checkpoint, source)
     if checkpoint is not None:
         raise UsageError("--checkpoint belongs to --check.", hint="To convert, name the checkpoint as MODEL.")
+    choices = TypeChoices(read_overrides(overrides), pure)
+    importance = read_importance(imatrix) if imatrix else None
     training, stops = None, None
     if as_is:
         opened = Checkpoint.open(model)
@@ -188,7 +207,15 @@ def gguf(
         opened, training = open_model(model, source)
         stops = analyse_stops(training, opened)
     opened = opened.with_adapter(adapter)
-    plan = plan_conversion(opened, types or ("q8_0",), output or Path(), source=training, stops=stops)
+    plan = plan_conversion(
+        opened,
+        types or ("q8_0",),
+        output or Path(),
+        source=training,
+        stops=stops,
+        choices=choices,
+        importance=importance,
+    )
     if dry_run:
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
     console.show_warnings(plan.findings)

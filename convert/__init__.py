@@ -5,6 +5,8 @@
 """
 
 from convert.check import GgufCheck, check_gguf
+from convert.choices import TypeChoices, read_overrides
+from convert.importance import Importance, read_importance
 from convert.plan import ConversionPlan, FilePlan, plan_conversion
 from convert.reader import GgufSummary, GgufTensor, read_gguf
 from convert.run import ConvertedFile, run_conversion
@@ -18,9 +20,13 @@ __all__ = [
     "GgufCheck",
     "GgufSummary",
     "GgufTensor",
+    "Importance",
+    "TypeChoices",
     "check_gguf",
     "normalize_type",
     "plan_conversion",
     "read_gguf",
+    "read_importance",
+    "read_overrides",
     "run_conversion",
 ]

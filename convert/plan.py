@@ -8,23 +8,25 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoint import Checkpoint, Finding
 from convert.architectures import Family, experts_of, family_of
+from convert.choices import MIXTURE, TypeChoices
 from convert.fields import Field
+from convert.importance import Importance
 from convert.metadata import (
     ParameterCounts,
     chat_template_fields,
     general_fields,
     quantization_fields,
 )
-from convert.recipe import ModelShape, tensor_type_for
+from convert.recipe import ModelShape, is_quantizable, tensor_types
 from convert.tensors import TensorSource, map_tensors
-from convert.types import FILE_TYPES, normalize_type
+from convert.types import FILE_TYPES, normalize_type, tensor_type
 from convert.vocabulary import read_vocabulary
 from convert.writer import OutputTensor, file_size
 from errors import OutputError, UsageError
@@ -73,6 +75,9 @@ class ConversionPlan:
     findings: tuple[Finding, ...]
     adapter: Path | None = None
     """The LoRA adapter that is merged in."""
+    choices: TypeChoices = MIXTURE
+    importance: Importance | None = None
+    """What weighs the columns while they are quantized."""
 
     @property
     def bytes(self) -> int:
@@ -85,6 +90,8 @@ class ConversionPlan:
             "adapter": str(self.adapter) if self.adapter else None,
             "name": self.name,
             "architecture": self.architecture,
+            "imatrix": str(self.importance.path) if self.importance else None,
+            **self.choices.as_json(),
             "bytes": self.bytes,
             "sources": [source.as_json() for source in self.sources],
             "files": [file.as_json() for file in self.files],
@@ -100,11 +107,14 @@ def plan_conversion(
     source: TemplateSource | None = None,
     stops: Stops | None = None,
     name: str | None = None,
+    choices: TypeChoices = MIXTURE,
+    importance: Importance | None = None,
 ) -> ConversionPlan:
     """Return the plan for files of the given types, NAME-TYPE.gguf in `output_dir` (the current directory).
 
     `source` is the chat template to be written, `stops` the ids the file must stop on; without them the file
-    says what the stock converter of llama.cpp would have it say. Raises `UsageError` for an unknown type and
+    says what the stock converter of llama.cpp would have it say. `choices` and `importance` bear upon files
+    that are quantized. Raises `UsageError` for an unknown type and
     `ConversionError` for a checkpoint that cannot become a GGUF.
     """
     kinds = tuple(dict.fromkeys(normalize_type(kind) for kind in types))
@@ -127,15 +137,17 @@ def plan_conversion(
     ]
     after = [*vocabulary.fields(), *chat_template_fields(template if source is None else source.jinja)]
     label = _file_label(name or checkpoint.name)
+    choices = replace(choices, weighted=importance is not None)
     files = tuple(
         FilePlan(
             directory / f"{label}-{_suffix(kind)}.gguf",
             kind,
-            (*before, *quantization_fields(FILE_TYPES[kind].number), *after),
-            _tensors(sources, kind, family, checkpoint),
+            (*before, *quantization_fields(FILE_TYPES[kind].number), *after, *_weighted(kind, importance)),
+            _tensors(sources, kind, family, checkpoint, choices),
         )
         for kind in kinds
     )
+    _check_importance(files, importance)
     return ConversionPlan(
         checkpoint=checkpoint.path,
         fingerprint=checkpoint.weights.fingerprint(),
@@ -143,25 +155,55 @@ def plan_conversion(
         architecture=config.architecture,
         sources=sources,
         files=files,
-        findings=(*family.findings(config), *tensor_findings, *vocabulary.findings),
+        findings=(
+            *family.findings(config),
+            *tensor_findings,
+            *vocabulary.findings,
+            *_unused(choices, files),
+        ),
         adapter=checkpoint.adapter,
+        choices=choices,
+        importance=importance,
     )
 
 
 def _tensors(
-    sources: Sequence[TensorSource], kind: str, family: Family, checkpoint: Checkpoint
+    sources: Sequence[TensorSource], kind: str, family: Family, checkpoint: Checkpoint, choices: TypeChoices
 ) -> tuple[OutputTensor, ...]:
     config = checkpoint.config
     tied = all(source.name != "output.weight" for source in sources)
     model = ModelShape(family.name, config.layers, config.heads, config.kv_heads, tied, experts_of(config))
-    return tuple(
-        OutputTensor(
-            source.name,
-            source.shape,
-            tensor_type_for(source.name, len(source.shape), source.shape[-1], kind, model),
-        )
-        for source in sources
+    described = [(source.name, len(source.shape), source.shape[-1]) for source in sources]
+    types = tensor_types(described, kind, model, choices)
+    return tuple(OutputTensor(source.name, source.shape, types[source.name]) for source in sources)
+
+
+def _is_quantized(kind: str) -> bool:
+    return tensor_type(FILE_TYPES[kind].base).quantized
+
+
+def _weighted(kind: str, importance: Importance | None) -> tuple[Field, ...]:
+    return importance.fields() if importance and _is_quantized(kind) else ()
+
+
+def _unused(choices: TypeChoices, files: Sequence[FilePlan]) -> tuple[Finding, ...]:
+    chosen = [file for file in files if _is_quantized(file.type)]
+    return choices.unused(
+        tensor.name
+        for file in chosen
+        for tensor in file.tensors
+        if is_quantizable(tensor.name, len(tensor.shape))
     )
+
+
+def _check_importance(files: Sequence[FilePlan], importance: Importance | None) -> None:
+    """Raise `ConversionError` for weights of the wrong number, before anything is written."""
+    if importance is None:
+        return
+    for file in files:
+        for tensor in file.tensors:
+            if tensor.type.quantized:
+                importance.of(tensor.name, tensor.shape)
 
 
 def _parameters(sources: Sequence[TensorSource]) -> ParameterCounts:

@@ -42,6 +42,7 @@ _AHEAD = 8
 """Blocks in flight for each thread."""
 
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+_Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,13 @@ class _Pass:
         """Hand block after block to the pool: (tensor's index, is it the last block, bytes by type)."""
         for index, source in enumerate(self._plan.sources):
             kinds = {file.tensors[index].type.name: file.tensors[index].type for file in self._plan.files}
-            block = _Block(self._kernels, source, tuple(kinds.values()))
-            count, length = math.prod(source.shape[:-1]), source.shape[-1]
-            step = max(1, _BLOCK // length)
-            for start in range(0, count, step):
-                stop = min(start + step, count)
-                yield index, stop == count, self._pool.submit(block.convert, start, stop)
+            block = _Block(self._kernels, source, tuple(kinds.values()), self._weights(source))
+            for start, stop, last in _ranges(source.shape):
+                yield index, last, self._pool.submit(block.convert, start, stop)
+
+    def _weights(self, source: TensorSource) -> _Floats | None:
+        importance = self._plan.importance
+        return importance.of(source.name, source.shape) if importance else None
 
     def _write(self, index: int, last: bool, future: Future[Mapping[str, _Bytes]]) -> None:
         made = future.result()
@@ -172,25 +174,48 @@ class _Pass:
             self._progress(sum(stream.bytes for stream in self._streams), self._plan.bytes)
 
 
+def _ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int, bool]]:
+    """Cut the rows of a tensor into blocks (start, stop, is it the last), each within one expert."""
+    count, step = math.prod(shape[:-1]), max(1, _BLOCK // shape[-1])
+    each = _expert_rows(shape)
+    for first in range(0, count, each):
+        for start in range(first, first + each, step):
+            stop = min(start + step, first + each)
+            yield start, stop, stop == count
+
+
+def _expert_rows(shape: tuple[int, ...]) -> int:
+    """Return the number of rows of one expert; of the whole tensor where it is no stack of them."""
+    return shape[-2] if len(shape) > 2 else math.prod(shape[:-1])
+
+
 class _Block:
     """Converts rows of one tensor to all the types that are wanted of it."""
 
-    def __init__(self, kernels: Kernels, source: TensorSource, kinds: tuple[TensorType, ...]) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        source: TensorSource,
+        kinds: tuple[TensorType, ...],
+        weights: _Floats | None,
+    ) -> None:
         self._kernels = kernels
+        self._weights = weights
         self._source = source
         self._kinds = kinds
 
     def convert(self, start: int, stop: int) -> Mapping[str, _Bytes]:
-        """Return the bytes of rows `start` to `stop`, by the name of the type."""
+        """Return the bytes of rows `start` to `stop` (of one expert), by the name of the type."""
         rows = np.ascontiguousarray(self._source.rows.read(start, stop))
         stored = Stored(rows, self._source.dtype)
         largest = self._largest(stored)
-        return {kind.name: self._made(stored, kind, largest) for kind in self._kinds}
+        weights = None if self._weights is None else self._weights[start // _expert_rows(self._source.shape)]
+        return {kind.name: self._made(stored, kind, largest, weights) for kind in self._kinds}
 
-    def _made(self, stored: Stored, kind: TensorType, largest: float) -> _Bytes:
+    def _made(self, stored: Stored, kind: TensorType, largest: float, weights: _Floats | None) -> _Bytes:
         if kind.name == stored.dtype:  # finite values stay as they are
             return stored.rows.reshape(-1).view(np.uint8)
-        data = self._kernels.quantize(stored, kind)
+        data = self._kernels.quantize(stored, kind, weights)
         if (largest >= _F16_LIMIT and kind.name == "F16") or not self._kernels.is_valid(data, kind):
             raise ConversionError(
                 f"Tensor {self._source.described} holds values up to {largest:.3g}, which do not fit into "

@@ -35,7 +35,12 @@ CHOICES = ("auto", "ggml", "fast")
 class Kernels(Protocol):
     """What a conversion needs of them; `Ggml` says what each does."""
 
-    def quantize(self, stored: Stored, kind: TensorType) -> np.ndarray[Any, np.dtype[np.uint8]]: ...
+    def quantize(
+        self,
+        stored: Stored,
+        kind: TensorType,
+        weights: np.ndarray[Any, np.dtype[np.float32]] | None = None,
+    ) -> np.ndarray[Any, np.dtype[np.uint8]]: ...
 
     def is_valid(self, data: np.ndarray[Any, np.dtype[np.uint8]], kind: TensorType) -> bool: ...
 

@@ -61,6 +61,8 @@ _DESIGNS = {
     "Q8_0": _Design(write_q8_0, 32, 16, 16),
 }
 FAST_TYPES = tuple(_DESIGNS)
+_UNWEIGHTED = ("Q8_0",)
+"""ggml looks for no better scale here, so weights change nothing."""
 
 
 def kernel_text(name: str, dtype: str, *, wide: bool) -> tuple[str, int]:
@@ -110,8 +112,15 @@ class Fast:
         self._kernels: dict[tuple[str, str], _Kernel | None] = {}
         self.is_valid = ggml.is_valid
 
-    def quantize(self, stored: Stored, kind: TensorType) -> _Bytes:
-        """Return the rows as `kind`: an array of bytes, row after row."""
+    def quantize(
+        self,
+        stored: Stored,
+        kind: TensorType,
+        weights: np.ndarray[Any, np.dtype[np.float32]] | None = None,
+    ) -> _Bytes:
+        """As `Ggml.quantize`, which does the work where weights matter."""
+        if weights is not None and kind.name not in _UNWEIGHTED:
+            return self._ggml.quantize(stored, kind, weights)
         kernel = self._kernel(kind, stored.dtype)
         if kernel is None or stored.rows.size < kernel.least * kind.block:
             return self._ggml.quantize(stored, kind)

@@ -54,12 +54,22 @@ class Ggml:
         self._widen[dtype](source.ctypes.data, out.ctypes.data, source.size)
         return out
 
-    def quantize(self, stored: Stored, kind: TensorType) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return the rows as `kind`: an array of bytes, row after row."""
+    def quantize(
+        self,
+        stored: Stored,
+        kind: TensorType,
+        weights: np.ndarray[Any, np.dtype[np.float32]] | None = None,
+    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return the rows as `kind`: an array of bytes, row after row. `weights`, one for each element of a
+        row, say how much an error there counts.
+        """
         rows = stored.floats
         count, length = rows.shape
         out = np.empty(count * kind.row_bytes(length), np.uint8)
-        written = self._quantize(kind.number, rows.ctypes.data, out.ctypes.data, 0, count, length, None)
+        if weights is not None and (weights.shape != (length,) or not weights.flags.c_contiguous):
+            raise AssertionError(f"weights of shape {weights.shape} for rows of {length}")
+        weighing = None if weights is None else weights.ctypes.data
+        written = self._quantize(kind.number, rows.ctypes.data, out.ctypes.data, 0, count, length, weighing)
         if written != out.size:
             raise AssertionError(f"ggml wrote {written} bytes of {kind.name} where {out.size} were expected")
         return out

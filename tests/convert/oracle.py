@@ -37,12 +37,24 @@ for job in jobs:
 """
 
 _QUANTIZE = """
-import json, sys
-import llama_cpp
-source, jobs = sys.argv[1], json.loads(sys.argv[2])
+import ctypes, json, sys
+import llama_cpp, numpy
+source, jobs, wishes = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+overrides = [(pattern.encode(), number) for pattern, number in wishes["overrides"]]
+weights = dict(numpy.load(wishes["weights"])) if wishes["weights"] else {}
+imatrix = [
+    (name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size)
+    for name, values in weights.items()
+]
 for number, target in jobs:
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.nthread, parameters.ftype = 2, number
+    parameters.nthread, parameters.ftype, parameters.pure = 2, number, wishes["pure"]
+    if overrides:
+        kind = llama_cpp.llama_model_tensor_override
+        parameters.tt_overrides = (kind * (len(overrides) + 1))(*[kind(*item) for item in overrides])
+    if imatrix:
+        kind = llama_cpp.llama_model_imatrix_data
+        parameters.imatrix = (kind * (len(imatrix) + 1))(*[kind(*item) for item in imatrix])
     code = llama_cpp.llama_model_quantize(source.encode(), target.encode(), parameters)
     if code != 0:
         sys.exit(f"llama_model_quantize returned {code} for {target}")
@@ -65,11 +77,23 @@ def stock_convert(
     return targets
 
 
-def quantize(source: Path, targets: Sequence[tuple[int, Path]]) -> None:
-    """Quantize the GGUF `source` with `llama_model_quantize` to each (file type number, path)."""
+def quantize(
+    source: Path,
+    targets: Sequence[tuple[int, Path]],
+    *,
+    overrides: Sequence[tuple[str, int]] = (),
+    pure: bool = False,
+    weights: Path | None = None,
+) -> None:
+    """Quantize the GGUF `source` with `llama_model_quantize` to each (file type number, path).
+
+    `overrides` are (pattern, number of a tensor type); `weights` is an importance matrix as a .npz file of
+    float32 vectors by the name of the tensor.
+    """
     jobs = json.dumps([[number, str(path)] for number, path in targets])
+    wishes = {"overrides": list(overrides), "pure": pure, "weights": str(weights) if weights else None}
     python = _named("PORTSIDE_TEST_LLAMA_CPP_PYTHON")
-    _run([str(python), "-c", _QUANTIZE, str(source), jobs])
+    _run([str(python), "-c", _QUANTIZE, str(source), jobs, json.dumps(wishes)])
 
 
 def llamacpp_source() -> Path:
