@@ -187,7 +187,8 @@ def _launch(command: Sequence[str], env: Mapping[str, str], name: str, facts: Ma
 
 
 def _running() -> Iterator[Server]:
-    for entry in sorted(_root().glob(f"*/{_ENTRY}")):
+    for directory in sorted(entry for entry in _root().iterdir() if entry.is_dir()):
+        entry = directory / _ENTRY  # missing where the command that was starting it was killed
         try:
             facts = json.loads(entry.read_text(encoding="utf-8"))
             server = Server(**{**facts, "engine_log": Path(facts["engine_log"])})
@@ -196,7 +197,7 @@ def _running() -> Iterator[Server]:
         if server is not None and server.is_alive:
             yield server
         else:
-            shutil.rmtree(entry.parent, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _root() -> Path:

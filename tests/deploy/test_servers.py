@@ -99,6 +99,14 @@ def test_a_damaged_entry_is_removed(cache: Path) -> None:
     assert not (cache / "servers" / "x").exists()
 
 
+def test_a_directory_without_an_entry_is_removed(cache: Path) -> None:
+    """The command that was starting it was killed before it had written who it is."""
+    (cache / "servers" / "x").mkdir(parents=True)
+    (cache / "servers" / "x" / "report").write_text("")
+    assert list_servers() == ()
+    assert not (cache / "servers" / "x").exists()
+
+
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(BadInput, match="None was started"):
         find_server("x")
