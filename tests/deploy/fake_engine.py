@@ -24,6 +24,11 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def end(code: int) -> None:
+    say(f"ends at {time.monotonic()}")
+    os._exit(code)
+
+
 class Handler(BaseHTTPRequestHandler):
     options: argparse.Namespace
     born = time.monotonic()
@@ -97,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         options = self.options
         if options.die_on_chat:
             say("RuntimeError: CUDA error: an illegal memory access was encountered")
-            os._exit(9)
+            end(9)
         if options.slow_chat:
             time.sleep(options.slow_chat)
         if options.chat_status != 200:
@@ -137,6 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hang-health", action="store_true")
     parser.add_argument("--health-status", type=int, default=200)
     parser.add_argument("--loading", type=float, default=0.0)
+    parser.add_argument("--late", action="store_true", help="its port is closed while it loads")
     parser.add_argument("--slow-chat", type=float, default=0.0)
     parser.add_argument("--chat-status", type=int, default=200)
     parser.add_argument("--chat-error", default="no chat template is defined")
@@ -161,13 +167,17 @@ def main() -> None:
         )
         subprocess.run([sys.executable, "-c", spawn], check=True)
     if options.die_after:
-        threading.Timer(options.die_after, lambda: os._exit(options.exit_code)).start()
+        threading.Timer(options.die_after, end, (options.exit_code,)).start()
     say("fake engine is up")
     if options.no_listen:
         time.sleep(300)
+    if options.late:
+        time.sleep(options.loading)
     Handler.options = options
     server = ThreadingHTTPServer((options.host, options.port), Handler)
     server.daemon_threads = True
+    if options.loading:
+        say(f"can answer from {max(time.monotonic(), Handler.born + options.loading)}")
     server.serve_forever()
 
 
