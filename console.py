@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from errors import BadInput, PortsideError
+from errors import BadInput, EngineFailed, PortsideError
 
 if TYPE_CHECKING:
     from chat_templates import Difference, Family, Inspection, Matches, Proof
@@ -263,6 +263,13 @@ class ServeView:
         )
         out.print(escape(client_snippet(self.plan)), style="cyan", soft_wrap=True)
 
+    def restarting(self, seconds: float, error: EngineFailed) -> None:
+        print_error(error)
+        self.console.print(f"Starting it again in {seconds:.0f} s.")
+        if self.as_json:
+            sys.stdout.write(json.dumps({"ok": False, "restarting_in": seconds}) + "\n")
+            sys.stdout.flush()
+
     def stopping(self) -> None:
         self.console.print("Stopping …")
 
@@ -292,12 +299,13 @@ def show_servers(servers: Sequence[Server]) -> None:
     out.print(table)
 
 
-def print_log(server: Server, *, follow: bool) -> None:
+def print_log(server: Server, *, follow: bool, previous: bool = False) -> None:
     """Copy the engine's log to stdout; with `follow` go on until the server ends or Ctrl-C."""
+    log = server.previous_log if previous else server.engine_log
     try:
-        stream = server.engine_log.open(encoding="utf-8", errors="replace")
+        stream = log.open(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise BadInput(f"Cannot read {server.engine_log}: {error.strerror}.") from error
+        raise BadInput(f"Cannot read {log}: {error.strerror}.") from error
     with stream:
         while True:
             alive = server.is_alive

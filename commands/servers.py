@@ -54,19 +54,26 @@ def engines() -> Result:
 @click.option("--startup-seconds", type=click.FloatRange(1), help="Time to come up [default: from its size]")
 @click.option("--allow-unhealthy", is_flag=True, help="Keep serving when a check fails.")
 @click.option("--detach", is_flag=True, help="Return once it serves; see `portside ps`, `logs` and `stop`.")
+@click.option(
+    "--restart/--no-restart",
+    default=None,
+    help="Start an engine that dies while serving again [default: with --detach]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, start nothing.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout once ready, nothing else."
 )
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE ARGS…]")
-def serve(dry_run: bool, detach: bool, as_json: bool, **options: Any) -> int:
+def serve(dry_run: bool, detach: bool, restart: bool | None, as_json: bool, **options: Any) -> int:
     """Serve MODEL on ENGINE and prove its answers.
 
     The server is started, checked on seven rungs (process, port, health, models, generate, stop, prompt) and
     watched until Ctrl-C. A server that does not answer as MODEL was trained is stopped with exit code 1.
+    Restarts wait 0, 10, 20 … seconds and end after five in a row of which none served for a minute; with
+    --json each prints a line, and another once it serves again.
     """
     import console
-    from deploy import ServeRequest, plan_serving, serve_in_foreground
+    from deploy import Restarts, ServeRequest, plan_serving, serve_in_foreground
 
     if options["host"] not in ("127.0.0.1", "localhost", "::1") and not options["api_key"]:
         console.print_warning("Anyone who reaches this address can use the model; set PORTSIDE_API_KEY.")
@@ -77,9 +84,10 @@ def serve(dry_run: bool, detach: bool, as_json: bool, **options: Any) -> int:
         console.show_serve_plan(plan, as_json=as_json)
         return 0
     if detach:
-        return _serve_detached(plan, options, as_json)
+        return _serve_detached(plan, {**options, "restart": restart is not False}, as_json)
     try:
-        return serve_in_foreground(plan, console.ServeView(plan, as_json=as_json))
+        view = console.ServeView(plan, as_json=as_json)
+        return serve_in_foreground(plan, view, restarts=Restarts() if restart else None)
     except CheckFailed as error:  # with --json the report is on stdout already
         console.print_error(error)
         return error.exit_code
@@ -140,8 +148,9 @@ def ps() -> Result:
 @click.command()
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on as the engine writes, until Ctrl-C.")
+@click.option("--previous", is_flag=True, help="The log of the run before this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the path of the log as one JSON object.")
-def logs(name: str, follow: bool, as_json: bool) -> None:
+def logs(name: str, follow: bool, previous: bool, as_json: bool) -> None:
     """Print the log of a server's engine.
 
     NAME is a server that `portside ps` lists.
@@ -149,11 +158,14 @@ def logs(name: str, follow: bool, as_json: bool) -> None:
     import console
     from deploy.servers import find_server
 
+    if follow and previous:
+        raise UsageError("A previous run writes no more.", hint="Give --follow or --previous.")
     server = find_server(name)
     if as_json:
-        print_json({"name": name, "log": str(server.engine_log), "messages": str(server.messages)})
+        log = server.previous_log if previous else server.engine_log
+        print_json({"name": name, "log": str(log), "messages": str(server.messages)})
     else:
-        console.print_log(server, follow=follow)
+        console.print_log(server, follow=follow, previous=previous)
 
 
 @click.command()

@@ -7,12 +7,14 @@ from deploy.engines import EngineFound, ServePlan, ServeRequest, detect_engines,
 from deploy.health import check_health
 from deploy.process import EngineProcess
 from deploy.report import HealthReport, Rung
+from deploy.restarts import Restarts
 from deploy.supervise import View, serve_in_foreground
 
 __all__ = [
     "EngineFound",
     "EngineProcess",
     "HealthReport",
+    "Restarts",
     "Rung",
     "ServePlan",
     "ServeRequest",

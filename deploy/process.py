@@ -226,12 +226,17 @@ def _is_alive_in(group: int, process: Path) -> bool:
     return int(its_group) == group and state not in "ZX"
 
 
+def previous_log(path: Path) -> Path:
+    """Return where the log of the run before is kept."""
+    return path.with_name(path.name + ".1")
+
+
 def open_log(path: Path) -> IO[bytes]:
     """Open the log for writing, for this user's eyes; an older one becomes `NAME.1`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            path.replace(path.with_name(path.name + ".1"))
+            path.replace(previous_log(path))
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), "wb")
     except OSError as error:
         raise OutputError(f"Cannot write the log {path}: {error.strerror}.") from error

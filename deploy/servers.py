@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from deploy.process import previous_log
 from errors import BadInput, EngineFailed, UsageError
 from files import cache_dir, dump_json, write_text
 
@@ -58,14 +59,19 @@ class Server:
         return self.directory / _MESSAGES
 
     @property
+    def previous_log(self) -> Path:
+        """What the engine wrote in the run before this one; missing when there was none."""
+        return previous_log(self.engine_log)
+
+    @property
     def is_alive(self) -> bool:
         return _born(self.pid) == self.born
 
     def report(self) -> Mapping[str, Any] | None:
-        """Return what the ladder found, None while it is being climbed."""
+        """Return what the ladder found, the last time it was climbed; None while it is the first time."""
         try:
-            line = (self.directory / _REPORT).read_text(encoding="utf-8")
-            found = json.loads(line) if line.endswith("\n") else None
+            text = (self.directory / _REPORT).read_text(encoding="utf-8")
+            found = json.loads(text[: text.rindex("\n")].rpartition("\n")[2])
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -75,6 +81,8 @@ class Server:
         report = self.report()
         if report is None:
             return "starting"
+        if "restarting_in" in report:
+            return "restarting"
         return "ready" if report.get("ok") else "unhealthy"
 
     def as_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -17,7 +18,8 @@ from deploy.engines.base import ServePlan
 from deploy.ladder import Ladder, Target, engine_died
 from deploy.process import EngineProcess
 from deploy.report import HealthReport, Rung
-from errors import Interrupted
+from deploy.restarts import Restarts
+from errors import EngineFailed, Interrupted
 
 __all__ = ["View", "guard_of", "serve_in_foreground"]
 
@@ -38,19 +40,60 @@ class View(Protocol):
     def ready(self) -> None:
         """The engine serves; the report is good, or a bad one was allowed."""
 
+    def restarting(self, seconds: float, error: EngineFailed) -> None:
+        """The engine died of `error` while it was serving, and is started again in `seconds`."""
+
     def stopping(self) -> None: ...
 
 
-def serve_in_foreground(plan: ServePlan, view: View, *, grace: float = 10.0) -> int:
+def serve_in_foreground(
+    plan: ServePlan, view: View, *, grace: float = 10.0, restarts: Restarts | None = None
+) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP; return 0 when it was stopped so after it was ready.
 
     A second signal kills what has not ended by itself. Raises `EngineFailed` when the engine cannot start,
     dies or does not come up, `CheckFailed` when a rung fails (unless the plan allows it) and `Interrupted`
-    when it is stopped before it was ready. In every case the engine and all it started are gone.
+    when it is stopped before it was ready. With `restarts` an engine that has served once is started again
+    when it dies, until they give it up. In every case the engine and all it started are gone.
     """
     ports.require_bindable(plan.host, plan.port)
-    process = EngineProcess(plan.argv, log=plan.log, env=plan.env, cleared=plan.cleared, grace=grace)
-    with _signals(process) as asked_to_stop:
+    run = _Run(plan, view, grace)
+    with _signals(run) as asked_to_stop:
+        while True:
+            try:
+                run.once(asked_to_stop)
+                return 0
+            except EngineFailed as error:
+                if restarts is None or not run.was_ready:
+                    raise
+                delay = restarts.delay(error, run.served)
+                view.restarting(delay, error)
+            except Interrupted:
+                if not run.was_ready:
+                    raise
+                return 0
+            _pause(delay, asked_to_stop)
+
+
+class _Run:
+    """The runs of one engine, one after the other. `served`: seconds that the latest was ready."""
+
+    def __init__(self, plan: ServePlan, view: View, grace: float) -> None:
+        self.plan = plan
+        self.view = view
+        self.grace = grace
+        self.process: EngineProcess | None = None
+        self.was_ready = False
+        self.served = 0.0
+
+    def once(self, asked_to_stop: threading.Event) -> None:
+        """Start the engine and serve until it is asked to stop; see `serve_in_foreground` for the errors."""
+        plan, view, ready = self.plan, self.view, None
+        if asked_to_stop.is_set():
+            raise Interrupted
+        process = self.process = EngineProcess(
+            plan.argv, log=plan.log, env=plan.env, cleared=plan.cleared, grace=self.grace
+        )
         view.starting()
         try:
             process.start()
@@ -59,12 +102,24 @@ def serve_in_foreground(plan: ServePlan, view: View, *, grace: float = 10.0) -> 
             view.checked(report, process.pid)
             if not plan.allow_unhealthy:
                 report.raise_if_failed()
+            ready, self.was_ready = time.monotonic(), True
             view.ready()
             _watch(process, asked_to_stop)
-            return 0
         finally:
+            self.served = 0.0 if ready is None else time.monotonic() - ready
             view.stopping()
             process.stop()
+
+    def hurry(self) -> None:
+        if self.process is not None:
+            self.process.hurry()
+
+
+def _pause(seconds: float, asked_to_stop: threading.Event) -> None:
+    """Wait before a restart, or until the word to end."""
+    end = time.monotonic() + seconds
+    while not asked_to_stop.is_set() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(0.1, left))
 
 
 def guard_of(process: EngineProcess, asked_to_stop: threading.Event | None = None) -> Callable[[], None]:
@@ -103,13 +158,13 @@ def _watch(process: EngineProcess, asked_to_stop: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def _signals(process: EngineProcess) -> Iterator[threading.Event]:
+def _signals(run: _Run) -> Iterator[threading.Event]:
     """Turn the first SIGINT, SIGTERM or SIGHUP into an event, and any further one into haste."""
     asked = threading.Event()
 
     def handle(number: int, frame: object) -> None:
         if asked.is_set():
-            process.hurry()
+            run.hurry()
         asked.set()
 
     if threading.current_thread() is not threading.main_thread():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deploy import HealthReport, Rung, ServeRequest, plan_serving, serve_in_foreground
 from deploy.ports import is_open
+from errors import EngineFailed
 
 __all__ = ["Recorder", "port_of", "serve"]
 
@@ -43,6 +44,9 @@ class Recorder:
                 self.when_ready(self.pid)
         finally:
             os.kill(os.getpid(), signal.SIGINT)
+
+    def restarting(self, seconds: float, error: EngineFailed) -> None:
+        self.told.append(f"restarting in {seconds:g}")
 
     def stopping(self) -> None:
         self.told.append("stopping")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from commands.servers import logs
 from deploy.servers import Server, find_server, list_servers, start_server, stop_server
 from errors import BadInput, UsageError
 
@@ -62,6 +64,31 @@ def test_a_server_that_gives_up_is_shown_and_forgotten() -> None:
     assert code == 1
     assert "".join(shown) == "no\n"
     assert not server.directory.exists()
+
+
+def test_a_restart_is_told_until_it_serves_again() -> None:
+    server, _ = start(READY)
+    with (server.directory / "report").open("a") as report:
+        report.write('{"ok": false, "restarting_in": 10}\n')
+        report.flush()
+        assert server.state == "restarting"
+        report.write('{"ok": true')
+        report.flush()
+        assert server.state == "restarting", "half a line is no report"
+        report.write("}\n")
+    assert server.state == "ready"
+
+
+def test_the_previous_log_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    start(READY)
+    (tmp_path / "log").write_text("this run\n")
+    none_yet = CliRunner().invoke(logs, ["model", "--previous"])
+    assert isinstance(none_yet.exception, BadInput)
+    (tmp_path / "log.1").write_text("the run before\n")
+    assert CliRunner().invoke(logs, ["model", "--previous"]).output == "the run before\n"
+    assert CliRunner().invoke(logs, ["model"]).output == "this run\n"
+    assert isinstance(CliRunner().invoke(logs, ["model", "--previous", "-f"]).exception, UsageError)
 
 
 def test_a_name_is_taken_once() -> None:

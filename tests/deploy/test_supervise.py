@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import ServePlan, serve_in_foreground
+from deploy import Restarts, ServePlan, serve_in_foreground
 from deploy.ports import free_port, is_open
 from errors import CheckFailed, EngineFailed, Interrupted
 from tests.deploy.serving import Recorder
@@ -130,3 +130,67 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
         assert "still here" in view.told
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class Killer(Recorder):
+    """Kills the engine as soon as it is ready, `times` times, and then presses Ctrl-C."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.pids: list[int] = []
+
+    def ready(self) -> None:
+        self.pids.append(self.pid)
+        if len(self.pids) > self.times:
+            super().ready()
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def test_an_engine_that_died_is_started_again(tmp_path: Path) -> None:
+    view, served = Killer(2), plan(tmp_path, "--grandchildren", "1")
+    assert serve_in_foreground(served, view, restarts=Restarts(step=0.2)) == 0
+    assert [word for word in view.told if word.startswith("restarting")] == [
+        "restarting in 0",
+        "restarting in 0.2",
+    ]
+    assert len(set(view.pids)) == 3
+    assert view.told[-2:] == ["ready", "stopping"]
+    assert not is_open(served.host, served.port)
+
+
+def test_a_crash_loop_is_given_up(tmp_path: Path) -> None:
+    view, served = Killer(99), plan(tmp_path)
+    with pytest.raises(EngineFailed, match=r"given up after 2 restarts: no run served for 60 s\. The"):
+        serve_in_foreground(served, view, restarts=Restarts(step=0, attempts=2))
+    assert len(view.pids) == 3
+    assert not is_open(served.host, served.port)
+
+
+def test_an_engine_that_never_served_is_not_started_again(tmp_path: Path) -> None:
+    view = Recorder()
+    with pytest.raises(EngineFailed, match="while it was being started"):
+        serve_in_foreground(plan(tmp_path, "--no-listen", "--die-after", "0.1"), view, restarts=Restarts())
+    assert view.told == ["starting", "stopping"]
+
+
+def test_ctrl_c_ends_the_wait_for_a_restart(tmp_path: Path) -> None:
+    class View(Killer):
+        def restarting(self, seconds: float, error: EngineFailed) -> None:
+            super().restarting(seconds, error)
+            if seconds:
+                soon(0.3, signal.SIGINT)
+
+    view, began = View(2), time.monotonic()
+    assert serve_in_foreground(plan(tmp_path), view, restarts=Restarts(step=120)) == 0
+    assert time.monotonic() - began < 60
+    assert len(view.pids) == 2
+
+
+def test_restarts_grow_and_forget_after_a_long_run() -> None:
+    restarts, error = Restarts(longest=15, attempts=3), EngineFailed("It died.")
+    assert [restarts.delay(error, served=1) for _ in range(3)] == [0, 10, 15]
+    assert [restarts.delay(error, served=served) for served in (60, 1, 1)] == [0, 10, 15]
+    with pytest.raises(EngineFailed, match="It died"):
+        restarts.delay(error, served=59)
