@@ -146,6 +146,7 @@ def _match_families(model: Path, source: str) -> Result:
     type=click.Path(path_type=Path),
     help="Weigh the columns by an importance matrix of llama-imatrix's (GGUF or .dat).",
 )
+@click.option("--pre", metavar="NAME", help="llama.cpp's pre-tokenizer, where it is not recognised.")
 @click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
 @click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
 @click.option(
@@ -176,6 +177,7 @@ def gguf(
     overrides: tuple[str, ...],
     pure: bool,
     imatrix: Path | None,
+    pre: str | None,
     as_is: bool,
     threads: int | None,
     kernels: str,
@@ -215,6 +217,7 @@ def gguf(
         stops=stops,
         choices=choices,
         importance=importance,
+        pre=pre,
     )
     if dry_run:
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0

@@ -109,13 +109,14 @@ def plan_conversion(
     name: str | None = None,
     choices: TypeChoices = MIXTURE,
     importance: Importance | None = None,
+    pre: str | None = None,
 ) -> ConversionPlan:
     """Return the plan for files of the given types, NAME-TYPE.gguf in `output_dir` (the current directory).
 
     `source` is the chat template to be written, `stops` the ids the file must stop on; without them the file
     says what the stock converter of llama.cpp would have it say. `choices` and `importance` bear upon files
-    that are quantized. Raises `UsageError` for an unknown type and
-    `ConversionError` for a checkpoint that cannot become a GGUF.
+    that are quantized. `pre` names the pre-tokenizer where it is not to be recognised. Raises `UsageError`
+    for an unknown type or `pre` and `ConversionError` for a checkpoint that cannot become a GGUF.
     """
     kinds = tuple(dict.fromkeys(normalize_type(kind) for kind in types))
     if not kinds:
@@ -129,6 +130,7 @@ def plan_conversion(
         checkpoint,
         None if stops is None else stops.ids,
         prompts_begin_with_bos=source.begins_with_bos() if source else None,
+        pre=pre,
     )
     template = checkpoint.tokenizer.config.get("chat_template", checkpoint.chat_template)
     before = [

@@ -13,9 +13,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from errors import ConversionError
+from errors import ConversionError, UsageError
 
-__all__ = ["APPROXIMATE", "DEEPSEEK_LETTERS", "pre_tokenizer_name"]
+__all__ = [
+    "APPROXIMATE",
+    "DEEPSEEK_LETTERS",
+    "PRE_TOKENIZERS",
+    "check_pre_tokenizer_name",
+    "pre_tokenizer_name",
+]
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -94,6 +100,31 @@ _KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
 APPROXIMATE = frozenset({"gpt-4o", "tekken"})
 """Rules that llama.cpp has under a name but follows only roughly: it takes no combining marks into words."""
 
+_NAMES = """
+a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx
+deepseek-coder deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 falcon
+falcon-h1 falcon3 gemma4 gigachat glm4 glm5 gpt-2 gpt-4o gpt3-finnish granite-docling
+granite-embed-multi-311m granite-embed-multi-97m grok-2 hunyuan hunyuan-dense hy_v4 jais jais-2 jina-de
+jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano joyai-llm kanana2 kimi-k2 kormo laguna
+lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 megrez mellum mellum2 midm-2.0 minerva-7b minicpm5
+minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact roberta-bpe sarvam-moe
+seed-coder smaug-bpe smollm solar-open spark2_5 stablelm2 starcoder superbpe talkie tekken tiny_aya trillion
+ufakzeka viking whitespace youtu
+"""
+PRE_TOKENIZERS = tuple(_NAMES.split())
+"""Every name that llama.cpp takes for a byte-level vocabulary; any other, and it does not load the file."""
+
+
+def check_pre_tokenizer_name(name: str) -> str:
+    """Return `name` if llama.cpp has a pre-tokenizer called so. Raises `UsageError`."""
+    if name in PRE_TOKENIZERS:
+        return name
+    near = difflib.get_close_matches(name, PRE_TOKENIZERS, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(
+        f"llama.cpp has no pre-tokenizer {name!r}.", hint=f"{hint}It has: {', '.join(PRE_TOKENIZERS)}."
+    )
+
 
 def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str:
     """Return the value of tokenizer.ggml.pre for the object of a tokenizer.json with a byte-level BPE.
@@ -118,7 +149,8 @@ def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str:
     raise ConversionError(
         f"llama.cpp has no pre-tokenizer that splits text as this tokenizer.json does: {_brief(tokenizer)}.",
         hint=f"The nearest it has: {', '.join(near)}. If the tokenizer was saved by another version of "
-        "transformers, copy tokenizer.json from the base model.",
+        "transformers, copy tokenizer.json from the base model. If you know better, insist on one with "
+        "`portside gguf --pre NAME`.",
     )
 
 

@@ -22,11 +22,11 @@ from convert.pieces import (
     piece_tokens,
     vocabulary_model,
 )
-from convert.pretokenizers import APPROXIMATE, pre_tokenizer_name
+from convert.pretokenizers import APPROXIMATE, check_pre_tokenizer_name, pre_tokenizer_name
 from convert.sentencepiece import ADDED_SCORE, adds_space_prefix, is_byte, is_sentencepiece, piece_scores
 from convert.special import add_flags, special_ids, stock_ids
 from convert.stops import stop_slots
-from errors import ConversionError
+from errors import ConversionError, UsageError
 
 __all__ = ["TokenType", "Vocabulary", "read_vocabulary"]
 
@@ -78,20 +78,28 @@ class Vocabulary:
 
 
 def read_vocabulary(
-    checkpoint: Checkpoint, stop_ids: Sequence[int] | None, *, prompts_begin_with_bos: bool | None = None
+    checkpoint: Checkpoint,
+    stop_ids: Sequence[int] | None,
+    *,
+    prompts_begin_with_bos: bool | None = None,
+    pre: str | None = None,
 ) -> Vocabulary:
     """Return the vocabulary of `checkpoint`, padded to the rows of its embedding.
 
     `stop_ids` are the ids that must end generation, the template's turn end first; None asks for what the
     stock converter would write. `prompts_begin_with_bos` says whether the chat template's do; llama.cpp adds
-    BOS to every prompt or to none. Raises `ConversionError` for a tokenizer that llama.cpp cannot run.
+    BOS to every prompt or to none. `pre` is the name of the pre-tokenizer the user insists on. Raises
+    `ConversionError` for a tokenizer that llama.cpp cannot run, `UsageError` for a `pre` it does not have.
     """
     tokenizer = checkpoint.tokenizer
     pieces = is_sentencepiece(tokenizer.raw)
     findings = [] if pieces else list(check_byte_level(tokenizer))
-    pre = _pre(checkpoint, pieces=pieces)
-    if pre in APPROXIMATE:
-        findings.append(_approximate(pre))
+    if pre is None:
+        pre = _pre(checkpoint, pieces=pieces)
+        findings += [_approximate(pre)] if pre in APPROXIMATE else []
+    else:
+        pre = _insisted(pre, pieces=pieces)
+        findings.append(_unproven(pre))
     model = vocabulary_model(checkpoint) if pieces else None
     tokens, types, scores = _tokens(checkpoint, model, pieces=pieces, repair=stop_ids is not None)
     special = special_ids(checkpoint, len(tokens))
@@ -129,6 +137,24 @@ def _pre(checkpoint: Checkpoint, *, pieces: bool) -> str:
     name = pre_tokenizer_name(checkpoint.tokenizer.raw)
     # The same words; but of GLM-4's, llama.cpp knows that they do not begin with BOS.
     return _GLM4.get(name, name) if "glm" in checkpoint.config.architecture.lower() else name
+
+
+def _insisted(pre: str, *, pieces: bool) -> str:
+    if pieces:
+        raise UsageError(
+            "--pre names the rule of a byte-level tokenizer, but this one is SentencePiece's and has none.",
+            hint="Leave --pre out.",
+        )
+    return check_pre_tokenizer_name(pre)
+
+
+def _unproven(pre: str) -> Finding:
+    return Finding(
+        "pre-tokenizer-insisted",
+        "warning",
+        f"The pre-tokenizer {pre} was named by hand: nothing says that it splits as tokenizer.json does.",
+        "Compare the ids of some texts in the languages that count with those of the tokenizer.",
+    )
 
 
 _GLM4 = {"smaug-bpe": "chatglm-bpe", "llama-bpe": "glm4"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from checkpoint import Checkpoint
-from convert.pretokenizers import pre_tokenizer_name
+from convert import plan_conversion
+from convert.pretokenizers import PRE_TOKENIZERS, pre_tokenizer_name
 from convert.vocabulary import TokenType, Vocabulary, read_vocabulary
-from errors import ConversionError
+from errors import ConversionError, UsageError
 from tests.checkpoints import edit_json, tiny_tokenizer
+from tests.convert.oracle import llamacpp_source
 
 Make = Callable[..., Path]
 
@@ -231,3 +234,22 @@ def test_metaspace_schemes(make_checkpoint: Make, scheme: str, prefix: bool, cod
     vocabulary = _read(directory, (10,))
     assert vocabulary.space_prefix is prefix
     assert [finding.code for finding in vocabulary.findings] == codes
+
+
+def test_a_user_can_insist_on_a_pre_tokenizer_that_llamacpp_has(make_checkpoint: Make) -> None:
+    directory = make_checkpoint()
+    _edit_tokenizer(directory, lambda raw: raw.update({"pre_tokenizer": {"type": "Whitespace"}}))
+    checkpoint = Checkpoint.open(directory)
+    with pytest.raises(ConversionError, match="--pre NAME"):
+        plan_conversion(checkpoint, ("q8_0",))
+    with pytest.raises(UsageError, match="Did you mean qwen2"):
+        plan_conversion(checkpoint, ("q8_0",), pre="qwen-2")
+    plan = plan_conversion(checkpoint, ("q8_0",), pre="qwen2")
+    assert {field.key: field.value for field in plan.files[0].fields}["tokenizer.ggml.pre"] == "qwen2"
+    assert "pre-tokenizer-insisted" in {finding.code for finding in plan.findings}
+
+
+@pytest.mark.engines
+def test_the_names_are_those_of_llamacpp() -> None:
+    source = (llamacpp_source() / "src" / "llama-vocab.cpp").read_text(encoding="utf-8")
+    assert set(re.findall(r'tokenizer_pre == "([^"]+)"', source)) == set(PRE_TOKENIZERS)
