@@ -25,7 +25,7 @@ from chat_templates.dates import MARKS
 from chat_templates.template import Message
 from errors import TemplateError
 
-__all__ = ["JinjaRequest", "JinjaWorker", "RenderFailed", "Renderer", "shared_worker"]
+__all__ = ["JinjaRequest", "JinjaWorker", "RenderFailed", "Renderer", "shared_worker", "switch"]
 
 TEMPLATE_LIMIT = 1 << 20
 """Characters of template text; the largest public template seen has about 40,000."""
@@ -35,6 +35,11 @@ CPU_SECONDS = 2
 """CPU time for one rendering; a real one takes about a millisecond."""
 WALL_SECONDS = 20.0
 """Time for one rendering on a machine that is busy with other things."""
+
+
+def switch(thinking: bool | None) -> dict[str, bool]:
+    """Return the template variable that turns thinking on or off, as engines pass it; none for None."""
+    return {} if thinking is None else {"enable_thinking": thinking}
 
 
 class RenderFailed(TemplateError):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chat_templates.conversations import Case
 from chat_templates.proof import Difference, difference_of
 from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.toml_form import Tokens, families, family_aliases, read_family
@@ -133,15 +134,17 @@ def _match(name: str, tokens: Tokens, suite: Sequence[SuiteClass]) -> FamilyMatc
 
 
 def _differences(form: ChatTemplate, part: SuiteClass) -> list[Difference | None]:
-    return [
-        difference_of(case.name, expected, _rendered(form, case.messages, case.continue_final_message))
-        for case, expected in part.truths
-    ]
+    return [difference_of(case.name, expected, _rendered(form, case)) for case, expected in part.truths]
 
 
-def _rendered(form: ChatTemplate, messages: Sequence[Mapping[str, Any]], go_on: bool) -> str:
+def _rendered(form: ChatTemplate, case: Case) -> str:
     """Return the family's prompt; nothing for a conversation that it refuses."""
     try:
-        return form.render(messages, add_generation_prompt=not go_on, continue_final_message=go_on)
+        return form.render(
+            case.messages,
+            add_generation_prompt=case.add_generation_prompt,
+            continue_final_message=case.continue_final_message,
+            thinking=case.thinking,
+        )
     except TemplateError:
         return ""

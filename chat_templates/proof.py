@@ -192,7 +192,7 @@ def facts_of(source: TemplateSource, checkpoint: Checkpoint | None, *, gguf: boo
     if checkpoint is None:
         return facts
     adds_bos = checkpoint.tokenizer.adds_bos and not (gguf and source.begins_with_bos() is False)
-    return replace(facts, adds_bos=adds_bos, name=checkpoint.name)
+    return replace(facts, adds_bos=adds_bos, name=checkpoint.name, model_type=checkpoint.config.model_type)
 
 
 def _prove_dialect(
@@ -249,6 +249,7 @@ def _compared(dialect: Dialect, text: str, facts: DialectFacts, case: Case, expe
             add_generation_prompt=case.add_generation_prompt,
             continue_final_message=case.continue_final_message,
             tools=case.tools,
+            thinking=case.thinking,
         )
     except TemplateError as error:
         return Comparison(case, expected, None, error.message)

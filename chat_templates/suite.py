@@ -49,6 +49,7 @@ def _truth(source: TemplateSource, case: Case) -> str | None:
             add_generation_prompt=case.add_generation_prompt,
             continue_final_message=case.continue_final_message,
             tools=case.tools,
+            thinking=case.thinking,
         )
     except TemplateError:
         return None
@@ -59,7 +60,9 @@ def _uses_tools(source: TemplateSource, case: Case, text: str) -> bool:
 
 
 def _uses_thinking(source: TemplateSource, case: Case, text: str) -> bool:
-    """Whether thoughts are treated otherwise than a word of plain text in their place would be."""
+    """Whether the switch does something, or thoughts are treated otherwise than plain text in their place."""
+    if case.thinking is not None and _truth(source, replace(case, thinking=None)) != text:
+        return True
     originals: dict[str, str] = {}
     plain = []
     for index, message in enumerate(case.messages):

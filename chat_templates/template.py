@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chat_templates.dates import dated, filled
+from chat_templates.thinking import Thinking, reasoning_of, stripped_at_start
 from chat_templates.tools import ToolFormat
 from errors import TemplateError
 
@@ -31,21 +32,6 @@ class Markup:
 
     def around(self, content: str) -> str:
         return f"{self.prefix}{content}{self.suffix}"
-
-
-@dataclass(frozen=True)
-class Thinking:
-    """How a reasoning model marks its thoughts."""
-
-    open: str = "<think>"
-    close: str = "</think>"
-    strip_history: bool = True
-    """Past answers lose everything up to and including the last `close`."""
-    strip_after: bool = True
-    """The white space after that `close` is lost too."""
-    prefix: str | None = None
-    """The assistant's prefix in front of an answer that holds `open` or `close`, where that is another than
-    in front of one without thoughts. Trainers put an empty pair of the marks there."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +86,14 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
         now: datetime.datetime | None = None,
     ) -> str:
         """Return the prompt text for `messages`.
 
         `continue_final_message` leaves the last (assistant) message open for the model to go on with.
         `tools` are the definitions on offer; a form that does not cover tools writes nothing of them.
+        `thinking` turns the model's thoughts on or off; None leaves that to the template.
         `now` is the date of a template that writes it, the real one if it is None.
         Raises `TemplateError` for a message the form cannot express.
         """
@@ -115,6 +103,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
+                thinking=thinking,
             )
         block, turns = self._split(messages)
         out = [self.bos]
@@ -126,9 +115,11 @@ class ChatTemplate:
             out.append(block)
             block = ""
         last = len(turns) - 1
+        asked = max((i for i, message in enumerate(turns) if message["role"] == "user"), default=-1)
         for index, message in enumerate(turns):
-            role, content = message["role"], self._content(message, past=index < last)
-            special = self._tool_turn(turns, index, content, offered=offered)
+            role = message["role"]
+            lead, content = self._said(message, last=index == last, past=index < asked)
+            special = self._tool_turn(turns, index, lead, content, offered=offered)
             if special is not None:
                 out.append(special)
             elif role == "user":
@@ -138,7 +129,8 @@ class ChatTemplate:
                 block = "" if here else block
             elif role == "assistant":
                 open_end = continue_final_message and index == last
-                out.append(self._answer_prefix(content) + (self.begun if index == last else ""))
+                begun = self.begun if index == last else ""
+                out.append(self._answer_prefix(content) + (lead or begun))
                 out.append(self._shown(role, content))
                 out.append("" if open_end else self.assistant.suffix)
                 out.append(self.separator if index < last else "")
@@ -149,7 +141,8 @@ class ChatTemplate:
                     f"The chat template {self.name!r} has no place for a {role!r} message here."
                 )
         if add_generation_prompt and not continue_final_message:
-            out.append(self.generation_prompt)
+            usual = self.generation_prompt
+            out.append(self.thinking.generation_prompt(usual, thinking) if self.thinking else usual)
         return "".join(out)
 
     @property
@@ -166,11 +159,16 @@ class ChatTemplate:
         """Return the system message's text; None where there is none that counts."""
         if not messages or messages[0]["role"] != "system":
             return None
-        content = self._content(messages[0], past=False)
+        content = self._content(messages[0])
         return content if content or self.empty_system == "block" else None
 
-    def _tool_turn(self, turns: Sequence[Message], index: int, content: str, *, offered: bool) -> str | None:
-        """Return the text of a turn that tools make different; None for any other. Raises `TemplateError`."""
+    def _tool_turn(
+        self, turns: Sequence[Message], index: int, lead: str, content: str, *, offered: bool
+    ) -> str | None:
+        """Return the text of a turn that tools make different; None for any other. Raises `TemplateError`.
+
+        `lead` is the thought in front of an answer's content.
+        """
         if self.tools is None:
             return None
         message, role = turns[index], turns[index]["role"]
@@ -185,7 +183,9 @@ class ChatTemplate:
                 raise TemplateError(
                     f"The form of {self.name!r} has tool calls only in front of their results."
                 )
-            return self.tools.calls(content, message["tool_calls"])
+            text = self.tools.calls(content, message["tool_calls"])
+            at = self.thought_place(text)
+            return text[:at] + lead + text[at:]
         if role == "tool":
             if before["role"] != "tool" and not before.get("tool_calls"):
                 raise TemplateError(f"The form of {self.name!r} has a tool's result only behind its call.")
@@ -198,7 +198,7 @@ class ChatTemplate:
             return self.missing_system, messages
         if self.system is None:
             raise TemplateError(f"The chat template {self.name!r} does not accept a system message.")
-        content = self._content(messages[0], past=False)
+        content = self._content(messages[0])
         if not content and self.empty_system == "absent":
             return self.missing_system, messages[1:]
         if not content and self.empty_text is not None:
@@ -217,20 +217,37 @@ class ChatTemplate:
 
     def _answer_prefix(self, content: str) -> str:
         thinking = self.thinking
-        if (
-            thinking
-            and thinking.prefix is not None
-            and (thinking.open in content or thinking.close in content)
-        ):
-            return thinking.prefix
-        return self.assistant.prefix
+        if thinking is None or thinking.prefix is None or not thinking.marks(content):
+            return self.assistant.prefix
+        return thinking.prefix
 
-    def _content(self, message: Message, *, past: bool) -> str:
-        role, content = message["role"], message.get("content") or ""
+    def thought_place(self, text: str) -> int:
+        """Return where in the `text` of a turn that calls tools a thought stands: behind the prefix."""
+        return len(self.assistant.prefix) if text.startswith(self.assistant.prefix) else 0
+
+    def _said(self, message: Message, *, last: bool, past: bool) -> tuple[str, str]:
+        """Return the thought in front of a message's content, and the content as it is written.
+
+        `last`: it is the last message. `past`: it is before the last question.
+        """
+        content, thinking = self._content(message), self.thinking
+        if message["role"] != "assistant" or thinking is None:
+            return "", content
+        written = thinking.past if past else thinking.current
+        thought = reasoning_of(message)
+        if thought and written:
+            return written.lead(thought), stripped_at_start(content, written.strip_answer)
+        if past or (thinking.strip_current and not last):
+            answer = thinking.without(self._text(message))
+            content = answer.strip() if "assistant" in self.trimmed else answer
+        return "", content
+
+    def _content(self, message: Message) -> str:
+        content = self._text(message)
+        return content.strip() if message["role"] in self.trimmed else content
+
+    def _text(self, message: Message) -> str:
+        content = message.get("content") or ""
         if not isinstance(content, str):
             raise TemplateError(f"The chat template {self.name!r} takes text only, not a list of parts.")
-        thinking = self.thinking
-        if role == "assistant" and past and thinking and thinking.strip_history and thinking.close in content:
-            content = content.rpartition(thinking.close)[2]
-            content = content.lstrip() if thinking.strip_after else content
-        return content.strip() if role in self.trimmed else content
+        return content

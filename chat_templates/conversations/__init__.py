@@ -1,7 +1,8 @@
 """The conversation suite: the questions that a proof asks of every dialect, by class.
 
 Knows the JSON files beside it and the cases that are made from a template's own markers. Does not know
-how a prompt looks. A file holds `{"class": …, "cases": [{"name", "messages", "tools"?, "continue"?}]}`.
+how a prompt looks. A file holds `{"class": …, "cases": [{"name", "messages", "tools"?, "continue"?,
+"thinking"?}]}`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Case:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None = None
     continue_final_message: bool = False
+    thinking: bool | None = None
+    """Thinking turned on or off by the request (`enable_thinking`); None: not mentioned."""
 
     @property
     def add_generation_prompt(self) -> bool:
@@ -57,6 +60,7 @@ def _from_file(class_name: str) -> tuple[Case, ...]:
             messages=tuple(case["messages"]),
             tools=tuple(case["tools"]) if "tools" in case else None,
             continue_final_message=case.get("continue", False),
+            thinking=case.get("thinking"),
         )
         for case in data["cases"]
     )

@@ -29,6 +29,8 @@ class DialectFacts:
     eos_token: str | None = None
     adds_bos: bool = False
     """The engine's tokenizer puts BOS in front of every prompt by itself."""
+    model_type: str = ""
+    """What config.json calls the architecture."""
     name: str = "model"
     """The model's name, for identifiers that must be unique."""
     other_tokens: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Dialect(Protocol):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """Return the prompt the engine feeds the model when its template file is `text`.
 

@@ -7,13 +7,14 @@ byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from chat_templates.dates import pieces
 from chat_templates.dialects.base import DialectFacts, DialectRefused
-from chat_templates.jinja_engine import JinjaRequest, shared_worker
+from chat_templates.jinja_engine import JinjaRequest, shared_worker, switch
 from chat_templates.template import ChatTemplate, Markup, Message
+from chat_templates.thinking import Strip, Thinking
 
 if TYPE_CHECKING:
     from chat_templates.jinja_engine import RenderFailed
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["JinjaDialect", "write_jinja"]
 
+_STRIP: Mapping[Strip, str] = {"nothing": "", "line_feeds": ".strip('\\n')", "white_space": ".strip()"}
+_STRIP_START: Mapping[Strip, str] = {
+    "nothing": "",
+    "line_feeds": ".lstrip('\\n')",
+    "white_space": ".lstrip()",
+}
 _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -50,6 +57,7 @@ class JinjaDialect:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """Return the prompt; the engines add no BOS to it. Raises `TemplateError`."""
         return shared_worker().render(
@@ -61,7 +69,7 @@ class JinjaDialect:
                 tools=tools,
                 bos_token=facts.bos_token,
                 eos_token=facts.eos_token,
-                variables=dict(facts.other_tokens),
+                variables={**facts.other_tokens, **switch(thinking)},
                 typed_content=facts.typed_content,
                 now=facts.now.isoformat() if facts.now else None,
             ),
@@ -86,6 +94,7 @@ def _lines(form: ChatTemplate) -> Iterator[str]:
         yield from _block_or_text(form, _literal(form.no_system))
     else:
         yield from _system(form, form.system)
+    yield from _last_question(form)
     yield "{%- for message in turns %}"
     yield "    {%- set content = message['content'] if message['content'] else '' %}"
     yield "    {%- if content is not string %}"
@@ -94,9 +103,9 @@ def _lines(form: ChatTemplate) -> Iterator[str]:
     yield from _thoughts(form)
     yield from _roles(form)
     yield "{%- endfor %}"
-    if form.generation_prompt:
+    if form.generation_prompt or form.thinking:
         yield "{%- if add_generation_prompt %}"
-        yield f"    {_out(form.generation_prompt)}"
+        yield f"    {{{{- {_generation_prompt(form)} }}}}"
         yield "{%- endif -%}"
     else:
         yield "{#- There is no generation prompt. -#}"
@@ -130,15 +139,61 @@ def _block_or_text(form: ChatTemplate, block: str) -> Iterator[str]:
         yield f"{{{{- {block} }}}}"
 
 
-def _thoughts(form: ChatTemplate) -> Iterator[str]:
-    thinking = form.thinking
-    if thinking is None or not thinking.strip_history:
+def _last_question(form: ChatTemplate) -> Iterator[str]:
+    """Set `asked.index` to the number of the last question among `turns`, where thoughts depend on it."""
+    if not _needs_question(form.thinking):
         return
-    close = _literal(thinking.close)
-    answer = f"content.split({close})[-1]" + (".lstrip()" if thinking.strip_after else "")
-    yield f"    {{%- if message['role'] == 'assistant' and not loop.last and {close} in content %}}"
-    yield f"        {{%- set content = {answer} %}}"
+    yield "{%- set asked = namespace(index=-1) %}"
+    yield "{%- for message in turns %}"
+    yield "    {%- if message['role'] == 'user' %}"
+    yield "        {%- set asked.index = loop.index0 %}"
     yield "    {%- endif %}"
+    yield "{%- endfor %}"
+
+
+def _needs_question(thinking: Thinking | None) -> bool:
+    if thinking is None:
+        return False
+    return thinking.past != thinking.current or (thinking.strip_history and not thinking.strip_current)
+
+
+def _thoughts(form: ChatTemplate) -> Iterator[str]:
+    """Set `thought` to what stands in front of an answer, and `content` to the answer without thoughts."""
+    thinking = form.thinking
+    if thinking is None:
+        return
+    yield "    {%- set thought = '' %}"
+    past = "loop.index0 < asked.index" if _needs_question(thinking) else "not loop.last"
+    arms = [*_thought_arms(thinking)]
+    if thinking.strip_history:
+        close = _literal(thinking.close)
+        stripped = "not loop.last" if thinking.strip_current else past
+        answer = f"content.split({close})[-1]{_STRIP_START[thinking.strip_after]}"
+        condition = f"message['role'] == 'assistant' and {stripped} and {close} in content"
+        arms.append((condition, "''", answer))
+    for keyword, (condition, thought, answer) in zip(["if", *["elif"] * len(arms)], arms, strict=False):
+        yield f"    {{%- {keyword} {condition} %}}"
+        if thought != "''":
+            yield f"        {{%- set thought = {thought} %}}"
+        if answer != "content":
+            yield f"        {{%- set content = {answer} %}}"
+    if arms:
+        yield "    {%- endif %}"
+
+
+def _thought_arms(thinking: Thinking) -> Iterator[tuple[str, str, str]]:
+    """Yield condition, thought and answer for thoughts that come in a field of their own."""
+    field = "message['reasoning_content']"
+    given = f"message['role'] == 'assistant' and {field} is string and {field}"
+    places = ("loop.index0 < asked.index", thinking.past), ("loop.index0 >= asked.index", thinking.current)
+    arms = {f"{given} and {place}": thought for place, thought in places}
+    if thinking.past == thinking.current:
+        arms = {given: thinking.past}
+    for condition, thought in arms.items():
+        if thought is not None:
+            said = f"{field}{_STRIP[thought.strip]}"
+            text = _joined(thought.prefix, said, thought.suffix)
+            yield condition, text, f"content{_STRIP_START[thought.strip_answer]}"
 
 
 def _roles(form: ChatTemplate) -> Iterator[str]:
@@ -156,7 +211,10 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
         yield "        {%- set pending.block = '' %}"
     yield "    {%- elif message['role'] == 'assistant' %}"
     assistant = _joined("", _content(form, "assistant"), form.assistant.suffix)
-    begun = f"({_literal(form.begun)} if loop.last else '') + " if form.begun else ""
+    begun = f"({_literal(form.begun)} if loop.last else '')" if form.begun else ""
+    if form.thinking and (form.thinking.past or form.thinking.current):
+        begun = f"(thought or {begun})" if begun else "thought"
+    begun += " + " if begun else ""
     yield f"        {{{{- {_answer_prefix(form)}{begun}{assistant} }}}}"
     if form.separator:
         yield "        {%- if not loop.last %}"
@@ -170,6 +228,15 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
     said = _literal(f"The chat template {form.name!r} has no place here for the role ")
     yield f"        {{{{- raise_exception({said} + message['role']) }}}}"
     yield "    {%- endif %}"
+
+
+def _generation_prompt(form: ChatTemplate) -> str:
+    usual, thinking = _literal(form.generation_prompt), form.thinking
+    if thinking is None or thinking.on == thinking.off is None:
+        return usual
+    on = usual if thinking.on is None else _literal(thinking.on)
+    off = usual if thinking.off is None else _literal(thinking.off)
+    return f"({usual}) if enable_thinking is not defined else ({on}) if enable_thinking else ({off})"
 
 
 def _answer_prefix(form: ChatTemplate) -> str:

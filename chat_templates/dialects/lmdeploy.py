@@ -77,11 +77,13 @@ class LmdeployDialect:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """Return the prompt LMDeploy feeds: BOS, if its tokenizer adds it, and the boxes of the messages.
 
         LMDeploy always continues a last message of the assistant and answers anything else. Raises
-        `DialectRefused` for other wishes and for tools, which its JSON templates ignore.
+        `DialectRefused` for other wishes and for tools, which its JSON templates ignore. They ignore
+        `thinking` too, without a word.
         """
         answers = not messages or messages[-1]["role"] != "assistant"
         if continue_final_message and answers:
@@ -103,6 +105,8 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         found["thinking"] = (
             f"LMDeploy does not take {form.thinking.close} and what is before it out of history"
         )
+    elif form.thinking and (form.thinking.on is not None or form.thinking.off is not None):
+        found["thinking"] = "an LMDeploy JSON template has no switch for thinking"
     if form.system_placement == "first_user":
         found["repeated"] = "the text before a user message can only be written behind an assistant's answer"
     if form.dated:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from chat_templates.dialects import ollama_tools
+from chat_templates.dialects import ollama_strip, ollama_thinking, ollama_tools
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.gotemplate_values import quote
 from chat_templates.dialects.ollama_dates import DECLARATION, date_definitions, literal
 from chat_templates.dialects.ollama_legacy import legacy_prompt
-from chat_templates.dialects.ollama_messages import collate, variables
+from chat_templates.dialects.ollama_messages import collate, variables, without_thoughts
 from chat_templates.template import ChatTemplate, Markup, Message
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ __all__ = ["OllamaDialect", "collate", "limits"]
 _NO_CALL = "this chat template takes a tool's result only behind the call"
 _NO_RESULT = "this chat template takes a tool call only in front of its result"
 _NO_QUESTION = "this chat template needs a question to put the tools in"
-_WHITE = {
-    1: "\t\n\v\f\r\x1c\x1d\x1e\x1f ",
-    2: "\x85\xa0",
-    3: "\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000",
-}
-"""What Python's str.strip takes off, by the number of bytes in UTF-8."""
 
 
 class OllamaDialect:
@@ -62,6 +55,7 @@ class OllamaDialect:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """Return the prompt Ollama feeds: BOS, if the GGUF adds it, and the template's output.
 
@@ -79,9 +73,17 @@ class OllamaDialect:
         today = facts.now.date() if facts.now else None
         if tools and "tools" not in used:
             raise DialectRefused("the Go template does not use .Tools, so Ollama refuses requests with tools")
+        thinks = all(ollama_thinking.marks_in(template))
+        if thinking and not thinks:
+            raise DialectRefused(
+                "the Go template shows no marks of thoughts, so Ollama refuses requests to think"
+            )
+        if facts.model_type == "qwen3":
+            messages = without_thoughts(messages)
         if "messages" not in used:
             return bos + legacy_prompt(template, collate(messages)[1], today)
-        return bos + template.execute(variables(messages, tools), today=today)
+        asked = True if thinking is None and thinks else thinking
+        return bos + template.execute(variables(messages, tools, asked), today=today)
 
 
 def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, str]:
@@ -93,6 +95,11 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         found["tools"] = f"what the template does with tools cannot be taken apart: {reason}"
     if "system" in form.trimmed and (form.empty_system == "absent" or form.empty_text is not None):
         found["unicode"] = "a system message of nothing but white space is written as an empty block"
+    thinking = form.thinking
+    if thinking and thinking.on is not None:
+        found["thinking"] = "Ollama always has a model think that can, this one thinks only when asked to"
+    elif facts and facts.model_type == "qwen3" and (thinking is None or not thinking.strip_history):
+        found["thinking"] = "Ollama itself takes the thoughts out of past answers of a qwen3 model"
     if facts and (extra := facts.extra_bos(form)):
         found["chat"] = extra
     return found
@@ -105,18 +112,16 @@ def _write(form: ChatTemplate, facts: DialectFacts) -> str:
     bos = form.bos
     if facts.adds_bos and facts.bos_token and facts.begins_with_bos(form):
         bos = bos.removeprefix(facts.bos_token)  # written here too it would stand there twice
-    lines = [
-        "{{- /* Chat template written by Portside. */ -}}",
-        *_definitions(form),
-        *ollama_tools.definitions(form),
-    ]
+    lines = [*ollama_thinking.definitions(form), *ollama_tools.definitions(form)]
     if form.system_placement == "first_user":
         lines.append("{{- $asked := false }}")
+    lines += ollama_thinking.preamble(form)
     if form.tools is not None:
         lines.append('{{- $run := "" }}{{ $fresh := true }}')
     lines += [
         f"{{{{- range $index, $_ := .Messages }}}}{_first(form, bos)}",
         "{{- $last := eq (len (slice $.Messages $index)) 1 }}",
+        *ollama_thinking.marks(form),
         *([ollama_tools.before_turn(form, _fail(_NO_RESULT))] if form.tools else []),
         *_system_lines(form),
         '{{- else if eq .Role "user" }}' + _user(form),
@@ -131,9 +136,9 @@ def _write(form: ChatTemplate, facts: DialectFacts) -> str:
         "{{- else }}" + _fail("this chat template has no place for a message of this role"),
         "{{- end }}",
     ]
-    if form.generation_prompt:
-        closing = literal(form.generation_prompt)
+    if closing := ollama_thinking.generation_prompt(form):
         lines.append(f'{{{{- if and $last (ne .Role "assistant") }}}}{closing}{{{{ end }}}}')
+    lines = ["{{- /* Chat template written by Portside. */ -}}", *ollama_strip.definition(lines), *lines]
     body = "\n".join(lines) + "\n{{- end -}}\n"
     if form.dated:
         return "\n".join([*date_definitions(body), DECLARATION, body])
@@ -219,13 +224,9 @@ def _system_in_user(form: ChatTemplate) -> str:
 def _assistant(form: ChatTemplate) -> str:
     closing = literal(form.assistant.suffix + form.separator)
     end = f"{{{{ if not $last }}}}{closing}{{{{ end }}}}" if closing else ""
-    content = _content(form, "assistant")
-    if form.thinking and form.thinking.strip_history and content:
-        content = (
-            f'{{{{ if $last }}}}{content}{{{{ else }}}}{{{{ template "answer" .Content }}}}{{{{ end }}}}'
-        )
+    content = ollama_thinking.content(form, _content(form, "assistant"))
     begun = f"{{{{ if $last }}}}{literal(form.begun)}{{{{ end }}}}" if form.begun else ""
-    plain = literal(form.assistant.prefix) + begun + content + end
+    plain = ollama_thinking.answer_prefix(form) + ollama_thinking.thought(form, begun) + content + end
     if form.tools is None:
         return plain
     return ollama_tools.answer(form, plain, content, _fail(_NO_RESULT), _fail(_NO_QUESTION))
@@ -234,47 +235,4 @@ def _assistant(form: ChatTemplate) -> str:
 def _content(form: ChatTemplate, role: str, value: str = ".Content") -> str:
     if role in form.dropped:
         return ""
-    return f'{{{{ template "trimmed" {value} }}}}' if role in form.trimmed else f"{{{{ {value} }}}}"
-
-
-# Go's templates have no functions that search or trim. A loop that takes one piece off at a time does: for a
-# text t of n bytes, n - k is `len (slice t k)`. Ranges over a number need Go 1.24, so Ollama 0.5.13.
-
-
-def _definitions(form: ChatTemplate) -> list[str]:
-    thinking = form.thinking if form.thinking and form.thinking.strip_history else None
-    found: list[str] = []
-    if form.trimmed:
-        found.append('{{- define "trimmed" }}{{ $text := . }}')
-        found += [_strip_loop(at_end=False), _strip_loop(at_end=True), "{{- $text }}{{ end }}"]
-    if thinking is not None:
-        size, close = len(thinking.close.encode()), quote(thinking.close)
-        found += [
-            '{{- define "answer" }}{{ $text := . }}{{ $rest := . }}',
-            f"{{{{- range len . }}}}{{{{ if lt (len $rest) {size} }}}}{{{{ break }}}}{{{{ end }}}}",
-            f"{{{{- $cut := len (slice $rest {size}) }}}}{{{{ if eq (slice $rest $cut) {close} }}}}",
-            "{{- $text = slice $text (len $rest) }}{{ break }}{{ end }}",
-            "{{- $rest = slice $rest 0 (len (slice $rest 1)) }}{{ end }}",
-        ]
-        if thinking.strip_after:
-            found.append("{{- if ne (len $text) (len .) }}" + _strip_loop(at_end=False) + "{{ end }}")
-        found.append(
-            '{{- template "trimmed" $text }}{{ end }}'
-            if "assistant" in form.trimmed
-            else "{{- $text }}{{ end }}"
-        )
-    return found
-
-
-def _strip_loop(*, at_end: bool) -> str:
-    """Return a loop that takes the white space of Python's str.strip off one end of $text."""
-    arms = []
-    for size, spaces in _WHITE.items():
-        rest = f"(len (slice $text {size}))"
-        piece = f"(slice $text {rest})" if at_end else f"(slice $text 0 {size})"
-        kept = f"slice $text 0 {rest}" if at_end else f"slice $text {size}"
-        named = " ".join(map(quote, spaces))
-        arms.append(f"if and (ge (len $text) {size}) (eq {piece} {named}) }}}}{{{{ $text = {kept} }}}}")
-    return (
-        "{{- range len $text }}{{ " + "\n{{- else ".join(arms) + "\n{{- else }}{{ break }}{{ end }}{{ end }}"
-    )
+    return ollama_strip.invoked(value, "white_space" if role in form.trimmed else "nothing", both_ends=True)

@@ -12,9 +12,10 @@ from typing import Any
 from chat_templates.dialects.gotemplate_values import JsonList, JsonMap, Struct
 from chat_templates.dialects.ollama_values import tool_value
 from chat_templates.template import Message
+from chat_templates.thinking import reasoning_of
 from errors import TemplateError
 
-__all__ = ["collate", "variables"]
+__all__ = ["collate", "variables", "without_thoughts"]
 
 
 def collate(messages: Sequence[Message]) -> tuple[str, list[dict[str, Any]]]:
@@ -44,25 +45,52 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     return [{**message, "content": part["text"]} for part in content]
 
 
-def variables(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
-    """Return what a template in messages mode can use."""
+def variables(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    thinking: bool | None = None,
+) -> dict[str, Any]:
+    """Return what a template in messages mode can use.
+
+    `thinking`: what the request, or Ollama for it, says about thinking.
+    """
     system, merged = collate(messages)
     return {
         "System": system,
         "Messages": [_message(message) for message in merged],
         "Tools": JsonList(map(tool_value, tools or ())),
         "Response": "",
-        "Think": False,
+        "Think": bool(thinking),
         "ThinkLevel": "",
-        "IsThinkSet": False,
+        "IsThinkSet": thinking is not None,
     }
+
+
+def without_thoughts(messages: Sequence[Message]) -> list[Message]:
+    """Return `messages` without the thoughts that begin an answer before the last question.
+
+    Ollama does so before the template runs, for models of the architecture qwen3. An answer that only begins
+    a thought loses all its text (Ollama's thinking/parser.go).
+    """
+    asked = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    return [
+        _without_thought(message) if index < asked and message["role"] == "assistant" else message
+        for index, message in enumerate(messages)
+    ]
+
+
+def _without_thought(message: Message) -> Message:
+    content = message.get("content")
+    if not isinstance(content, str) or not content.lstrip().startswith("<think>"):
+        return message
+    return {**message, "content": content.partition("</think>")[2].lstrip()}
 
 
 def _message(message: Message) -> Struct:
     fields = {
         "Role": message["role"],
         "Content": message["content"],
-        "Thinking": message.get("reasoning_content") or "",
+        "Thinking": reasoning_of(message),
         "Images": [],
         "ToolCalls": [_tool_call(call, i) for i, call in enumerate(message.get("tool_calls") or ())],
         "ToolName": message.get("name") or "",

@@ -12,6 +12,7 @@ from itertools import takewhile
 
 from chat_templates.dialects.gotemplate_values import is_print, quote
 from chat_templates.dialects.ollama_dates import literal
+from chat_templates.dialects.ollama_thinking import thought
 from chat_templates.template import ChatTemplate
 from chat_templates.tools import JsonStyle, ToolFormat
 
@@ -91,16 +92,23 @@ def _call_turn(form: ChatTemplate, content: str, fail: str) -> str:
     call = "".join(pieces.get(piece.kind) or literal(piece.text) for piece in tools.call)
     joint = fail if tools.call_joint is None else literal(tools.call_joint)
     joint = f"{{{{ if $i }}}}{joint}{{{{ end }}}}" if joint else ""
+    lead = _with_thought(form, lead)
     if tools.call_prefix is not None:
         besides = tools.call_middle.removesuffix(tag + rest)
         lead = (
-            f"{{{{ if .Content }}}}{literal(tools.call_prefix)}{content}{literal(besides)}"
+            f"{{{{ if .Content }}}}{_with_thought(form, tools.call_prefix)}{content}{literal(besides)}"
             f"{{{{ else }}}}{lead}{{{{ end }}}}"
         )
     return (
         f"{lead}{tag}{literal(rest)}{{{{ range $i, $call := .ToolCalls }}}}{joint}{call}{{{{ end }}}}"
         f'{{{{ if $last }}}}{fail}{{{{ end }}}}{{{{ $run = "call" }}}}'
     )
+
+
+def _with_thought(form: ChatTemplate, text: str) -> str:
+    """Return what writes the `text` that opens a turn with calls, and the thought in its place."""
+    at = form.thought_place(text)
+    return literal(text[:at]) + thought(form, "") + literal(text[at:])
 
 
 def result_turn(form: ChatTemplate, content: str, fail: str) -> str:
@@ -116,7 +124,7 @@ def result_turn(form: ChatTemplate, content: str, fail: str) -> str:
 
 
 def _lead(tools: ToolFormat) -> tuple[str, str, str]:
-    """Return the action before the mark that opens calls, the mark, and what is left before the first call.
+    """Return the text before the mark that opens calls, the mark, and what is left before the first call.
 
     Ollama finds the calls in what the model says by the first plain text behind `if .ToolCalls`.
     """
@@ -130,7 +138,7 @@ def _lead(tools: ToolFormat) -> tuple[str, str, str]:
     if not all(map(is_print, tag)):
         tag = ""
     rest = shared.removeprefix(tag)
-    return literal(tools.call_alone.removesuffix(shared)), tag, rest
+    return tools.call_alone.removesuffix(shared), tag, rest
 
 
 def _json(value: str, style: JsonStyle) -> str:

@@ -167,7 +167,7 @@ def _with_thoughts(form: ChatTemplate, slots: _Slots, arguments: Arguments) -> C
             open=opening,
             close=closing,
             strip_history=strips,
-            strip_after=strips,
+            strip_after="white_space" if strips else "nothing",
             prefix=None if strips else form.assistant.prefix,
         ),
     )

@@ -122,6 +122,7 @@ class ModelfileRenderer:
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=request.continue_final_message,
             tools=request.tools,
+            thinking=request.variables.get("enable_thinking"),
         )
 
     def _with_own(self, messages: Sequence[Message]) -> list[Message]:

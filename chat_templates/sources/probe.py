@@ -16,8 +16,9 @@ from chat_templates.dates import dated
 from chat_templates.jinja_engine import JinjaRequest, Renderer, RenderFailed, shared_worker
 from chat_templates.sources.candidates import Findings, Parts, SystemParts
 from chat_templates.sources.cutting import NoForm, common_prefix, cut, shared_start
+from chat_templates.sources.probe_thinking import with_thinking, with_thoughts_in_calls
 from chat_templates.sources.probe_tools import with_tools
-from chat_templates.template import ChatTemplate, Message, Thinking
+from chat_templates.template import ChatTemplate, Message
 from errors import TemplateError
 
 __all__ = ["Probed", "depends_on_date", "probe", "reads_parts_only"]
@@ -227,10 +228,13 @@ class _Prober:
     def _refined(self, form: ChatTemplate) -> ChatTemplate:
         """Add what plain chats do not show: trimming and the stripping of past thoughts."""
         trimmed = {role for role in _PADDED if self._trims(form, role)}
-        form = replace(
-            form, trimmed=frozenset(trimmed), thinking=self._thinking(form), begun=self._begun(form)
-        )
-        return with_tools(form, self._request, lambda asked: self._worker.render_all(self._jinja, asked))
+        form = replace(form, trimmed=frozenset(trimmed), begun=self._begun(form))
+        form = with_thinking(form, self._request, self._render_all)
+        form = with_tools(form, self._request, self._render_all)
+        return with_thoughts_in_calls(form, self._request, self._render_all)
+
+    def _render_all(self, requests: Sequence[JinjaRequest]) -> list[str | RenderFailed]:
+        return self._worker.render_all(self._jinja, requests)
 
     def _trims(self, form: ChatTemplate, role: str) -> bool:
         padded: Message = {"role": role, "content": _PADDED[role]}
@@ -254,14 +258,6 @@ class _Prober:
             return ""
         begun, answer, rest = text[len(lead) :].partition(talk[1]["content"])
         return begun if answer and not rest else ""
-
-    def _thinking(self, form: ChatTemplate) -> Thinking | None:
-        answer = {"role": "assistant", "content": "<think>\nThought1T\n</think>\n\nAnswer1A"}
-        text = self._maybe([_user(1), answer, _user(2)])
-        opens = "<think>" in form.generation_prompt
-        if text is None or "Thought1T" in text:
-            return Thinking(strip_history=False) if opens else None
-        return Thinking(strip_after="\n\nAnswer1A" not in text)
 
 
 def _said(form: ChatTemplate, messages: Sequence[Message]) -> str:

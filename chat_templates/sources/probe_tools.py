@@ -18,14 +18,14 @@ from chat_templates.template import ChatTemplate, Message
 from chat_templates.tools import JsonStyle, Piece, ToolFormat, write_json
 from errors import TemplateError
 
-__all__ = ["with_tools"]
+__all__ = ["RESULT", "TOOL", "USER", "Render", "calling", "with_tools"]
 
 Render = Callable[[Sequence[JinjaRequest]], Sequence[str | RenderFailed]]
 """Renders many requests with one template."""
 
 _DAY = datetime.datetime(2033, 11, 28, 21, 22, 23)
 _STYLES: tuple[JsonStyle, ...] = ("spaced", "indented", "compact")
-_USER: Message = {"role": "user", "content": "Question1Q"}
+USER: Message = {"role": "user", "content": "Question1Q"}
 _NEXT: Message = {"role": "user", "content": "Question2Q"}
 _SYSTEM: Message = {"role": "system", "content": "SystemZero0S"}
 _SAID = "Beside1B"
@@ -44,7 +44,8 @@ def _call(number: int) -> dict[str, Any]:
     return {"id": f"call0000{number}", "type": "function", "function": function}
 
 
-def _calling(numbers: Iterable[int], content: str = "") -> Message:
+def calling(numbers: Iterable[int], content: str = "") -> Message:
+    """Return an assistant's message that calls the tools of these numbers."""
     return {"role": "assistant", "content": content, "tool_calls": [_call(number) for number in numbers]}
 
 
@@ -53,15 +54,17 @@ def _result(number: int) -> Message:
     return {"role": "tool", "name": f"tool{number}T", "tool_call_id": f"call0000{number}", "content": content}
 
 
-_TOOLS = (_tool(1), _tool(2))
+TOOL = _tool(1)
+RESULT = _result(1)
+_TOOLS = (TOOL, _tool(2))
 _END: tuple[Message, ...] = (_result(1), {"role": "assistant", "content": "Answer1A"}, _NEXT)
 _TALKS: tuple[tuple[Message, ...], ...] = (
-    (_USER,),
-    (_SYSTEM, _USER),
-    (_USER, _calling([1]), *_END),
-    (_USER, _calling([1], _SAID), *_END),
-    (_USER, _calling([1, 2]), *_END),
-    (_USER, _calling([1]), _result(1), _result(2), *_END[1:]),
+    (USER,),
+    (_SYSTEM, USER),
+    (USER, calling([1]), *_END),
+    (USER, calling([1], _SAID), *_END),
+    (USER, calling([1, 2]), *_END),
+    (USER, calling([1]), _result(1), _result(2), *_END[1:]),
 )
 
 
@@ -77,7 +80,7 @@ def with_tools(form: ChatTemplate, request: JinjaRequest, render: Render) -> Cha
 def _found(form: ChatTemplate, request: JinjaRequest, render: Render) -> ToolFormat | None:
     marked = replace(request, mark_dates=True)
     requests = [replace(marked, messages=talk, tools=_TOOLS) for talk in _TALKS]
-    without = replace(marked, messages=(_USER,))
+    without = replace(marked, messages=(USER,))
     plain, *texts = render([without, *requests])
     if plain == texts[0]:
         return None  # it does nothing with tools
@@ -112,7 +115,7 @@ def _offer(form: ChatTemplate, asked: str, instructed: str | None) -> ToolFormat
             if not all(asked.count(text) == 1 for text in shown):
                 continue
             alone, joint, rest = _between(asked[len(form.bos) :], shown[0], shown[1], "two definitions")
-            end, question, tail = rest.partition(_USER["content"])
+            end, question, tail = rest.partition(USER["content"])
             if not question or tail != form.user.suffix + form.generation_prompt:
                 raise NoForm("it writes definitions elsewhere than in front of the first question")
             in_user = form.system_placement != "own_turn" or not end.endswith(form.user.prefix)
@@ -137,7 +140,7 @@ def _calls(
 ) -> tuple[ToolFormat, str]:
     """Return `offer` with the texts around calls, and what is behind the first call."""
     lead = form.bos + offer.block(None, _TOOLS) + ("" if offer.in_user else form.user.prefix)
-    lead += _USER["content"] + form.user.suffix
+    lead += USER["content"] + form.user.suffix
     if not called.startswith(lead):
         raise NoForm("it writes the question before a call otherwise")
     turn = called[len(lead) :]
@@ -186,7 +189,7 @@ def _with_results(form: ChatTemplate, call: ToolFormat, behind: str, text: str) 
 def _verify(form: ChatTemplate, found: ToolFormat, request: JinjaRequest, render: Render) -> None:
     """Raise `NoForm` where the format does not say what the Jinja says."""
     held = replace(form, tools=found)
-    cases = [(case.name, case.messages, case.tools) for case in cases_of("tools")]
+    cases = [(c.name, c.messages, c.tools) for c in cases_of("tools") if "thoughts" not in c.name]
     cases += [("a marked conversation with tools", talk, _TOOLS) for talk in _TALKS]
     dated = replace(request, now=_DAY.isoformat())
     requests = [replace(dated, messages=messages, tools=tools) for _, messages, tools in cases]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chat_templates.jinja_engine import JinjaRequest, Renderer, shared_worker
+from chat_templates.jinja_engine import JinjaRequest, Renderer, shared_worker, switch
 from chat_templates.template import ChatTemplate, Message
 from errors import TemplateError
 
@@ -52,6 +52,7 @@ class TemplateSource:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """Return the training prompt for `messages`. Raises `TemplateError` when the template does."""
         if self.origin == "form":
@@ -61,10 +62,12 @@ class TemplateSource:
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
+                thinking=thinking,
                 now=self.now,
             )
         return (self.engine or shared_worker()).render(
-            self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools)
+            self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools, thinking)
         )
 
     def begins_with_bos(self) -> bool | None:
@@ -82,6 +85,7 @@ class TemplateSource:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> JinjaRequest:
         """Return the worker's request for one conversation with this source's special tokens."""
         return JinjaRequest(
@@ -91,7 +95,7 @@ class TemplateSource:
             tools=tools,
             bos_token=self.bos_token,
             eos_token=self.eos_token,
-            variables=dict(self.other_tokens),
+            variables={**self.other_tokens, **switch(thinking)},
             typed_content=self.typed_content,
             now=self.now.isoformat() if self.now else None,
         )

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from chat_templates.dates import marked
-from chat_templates.template import ChatTemplate, Markup, Thinking
+from chat_templates.template import ChatTemplate, Markup
+from chat_templates.thinking import STRIPS, Thinking, Thought
 from errors import TemplateError, UsageError
 
 __all__ = ["FormFile", "Tokens", "families", "family_aliases", "parse_form", "read_family", "read_form"]
@@ -26,6 +27,7 @@ Tokens = tuple[str | None, str | None]
 
 _FAMILIES = Path(__file__).parent.parent / "families"
 _MARKUP = {"prefix", "suffix"}
+_THOUGHT = _MARKUP | {"strip", "strip_answer"}
 _KEYS: Mapping[str, set[str]] = {
     "": {"name", "description", "aliases", "bos", "generation_prompt", "separator", "stop", "trim", "drop"}
     | {"user", "assistant", "system", "tool", "thinking", "tokens"},
@@ -33,10 +35,20 @@ _KEYS: Mapping[str, set[str]] = {
     "assistant": _MARKUP,
     "tool": _MARKUP,
     "system": _MARKUP | {"placement", "default", "missing", "empty", "empty_text"},
-    "thinking": {"open", "close", "strip_history", "strip_after"},
+    "thinking": {"open", "close", "strip_history", "strip_after", "strip_current"}
+    | {"prefix", "on", "off", "past", "current"},
+    "thinking.past": _THOUGHT,
+    "thinking.current": _THOUGHT,
     "tokens": {"bos", "eos"},
 }
-_CHOICES = {"placement": ("own_turn", "first_user", "last_user"), "empty": ("block", "absent")}
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "placement": ("own_turn", "first_user", "last_user"),
+    "empty": ("block", "absent"),
+    "strip_after": STRIPS,
+    "strip": STRIPS,
+    "strip_answer": STRIPS,
+}
+_SWITCHES = ("strip_history", "strip_current")
 _LISTS = ("aliases", "stop", "trim", "drop")
 _ROLES = ("system", "user", "assistant", "tool")
 _DATE = re.compile(r"\{date:([^{}]+)\}")
@@ -126,7 +138,7 @@ def parse_form(data: Mapping[str, Any], where: str, *, name: str, tokens: Tokens
         last_question=reader.text(reader.table("user") or {}, "last", ""),
         trimmed=frozenset(reader.texts(data, "trim", _ROLES)),
         dropped=frozenset(reader.texts(data, "drop", _ROLES)),
-        thinking=None if thinking is None else Thinking(**thinking),
+        thinking=None if thinking is None else reader.thinking(thinking),
         stop=reader.texts(data, "stop"),
     )
     return FormFile(
@@ -141,9 +153,6 @@ class _Reader:
         self._data, self._where = data, where
         self.tokens: dict[str, str | None] = {}
         self._check("", data)
-        for key in _KEYS:
-            if key and key in data:
-                self._check(key, data[key])
 
     def _check(self, table: str, values: object) -> None:
         at = f"[{table}] of {self._where}" if table else self._where
@@ -156,12 +165,14 @@ class _Reader:
                 raise TemplateError(f"{at} has the unknown key {key!r}.", hint=meant + _SCHEMA)
             if key in _CHOICES and value not in _CHOICES[key]:
                 raise TemplateError(f"{key!r} in {at} must be one of {', '.join(_CHOICES[key])}.")
-            self._check_type(at, table, key, value)
+            inner = f"{table}.{key}" if table else key
+            if inner in _KEYS:
+                self._check(inner, value)
+            else:
+                self._check_type(at, key, value)
 
-    def _check_type(self, at: str, table: str, key: str, value: object) -> None:
-        if not table and key in _KEYS:
-            return  # a table, checked by itself
-        wanted: type = list if key in _LISTS else bool if key.startswith("strip_") else str
+    def _check_type(self, at: str, key: str, value: object) -> None:
+        wanted: type = list if key in _LISTS else bool if key in _SWITCHES else str
         if not isinstance(value, wanted) or (
             isinstance(value, list) and not all(isinstance(item, str) for item in value)
         ):
@@ -176,6 +187,16 @@ class _Reader:
         if table is None:
             return None
         return Markup(self.text(table, "prefix", ""), self.text(table, "suffix", ""))
+
+    def thinking(self, table: Mapping[str, Any]) -> Thinking:
+        thoughts = {key: self._thought(table[key]) for key in ("past", "current") if key in table}
+        texts = {key: self._filled(value) for key, value in table.items() if isinstance(value, str)}
+        switches = {key: table[key] for key in _SWITCHES if key in table}
+        return Thinking(**texts, **switches, **thoughts)  # type: ignore[arg-type]
+
+    def _thought(self, table: Mapping[str, Any]) -> Thought:
+        strips = {key: table[key] for key in ("strip", "strip_answer") if key in table}
+        return Thought(self.text(table, "prefix", ""), self.text(table, "suffix", ""), **strips)
 
     def text(self, table: Mapping[str, Any], key: str, default: str) -> str:
         return self._filled(table.get(key, default))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chat_templates import DIALECTS, DialectFacts, JinjaRequest, TemplateSource, load_source
 from chat_templates.dialects.jinja import write_jinja
-from chat_templates.jinja_engine import RenderFailed, shared_worker
+from chat_templates.jinja_engine import RenderFailed, shared_worker, switch
 from chat_templates.sources import source_of_jinja
 from chat_templates.template import ChatTemplate, Markup, Message
 from errors import TemplateError
@@ -20,18 +20,26 @@ NOW = datetime.datetime(2031, 5, 7, 23, 59, 59)
 
 
 @settings(deadline=None, max_examples=250)
-@given(forms(), st.lists(conversations(), min_size=4, max_size=4), st.booleans())
+@given(
+    forms(),
+    st.lists(conversations(), min_size=4, max_size=4),
+    st.booleans(),
+    st.sampled_from((None, True, False)),
+)
 def test_written_jinja_renders_as_the_form(
-    form: ChatTemplate, talks: list[list[Message]], prompt: bool
+    form: ChatTemplate, talks: list[list[Message]], prompt: bool, thinking: bool | None
 ) -> None:
-    requests = [JinjaRequest(talk, add_generation_prompt=prompt, now=NOW.isoformat()) for talk in talks]
+    requests = [
+        JinjaRequest(talk, add_generation_prompt=prompt, now=NOW.isoformat(), variables={**switch(thinking)})
+        for talk in talks
+    ]
     for talk, said in zip(talks, shared_worker().render_all(write_jinja(form), requests), strict=True):
-        assert (None if isinstance(said, RenderFailed) else said) == _by_form(form, talk, prompt)
+        assert (None if isinstance(said, RenderFailed) else said) == _by_form(form, talk, prompt, thinking)
 
 
-def _by_form(form: ChatTemplate, talk: list[Message], prompt: bool) -> str | None:
+def _by_form(form: ChatTemplate, talk: list[Message], prompt: bool, thinking: bool | None) -> str | None:
     try:
-        return form.render(talk, add_generation_prompt=prompt, now=NOW)
+        return form.render(talk, add_generation_prompt=prompt, now=NOW, thinking=thinking)
     except TemplateError:
         return None
 

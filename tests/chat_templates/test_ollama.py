@@ -14,9 +14,11 @@ from chat_templates.dates import marked
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.ollama import OllamaDialect, collate, limits
+from chat_templates.dialects.ollama_thinking import marks_in
 from chat_templates.sources.source import TemplateSource
 from chat_templates.template import ChatTemplate, Markup, Thinking
 from errors import TemplateError
+from tests.chat_templates.forms import thinkings
 from tests.chat_templates.go_oracle.oracle import go_oracle
 
 DIALECT = OllamaDialect()
@@ -53,17 +55,20 @@ def said(*contents: str, first: str = "user") -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
 
 
-def go_render(text: str, messages: list[dict[str, Any]], now: datetime.datetime = NOW) -> str | None:
-    """Run `text` with Go itself on what Ollama would hand over."""
+def go_render(
+    text: str, messages: list[dict[str, Any]], now: datetime.datetime = NOW, thinking: bool | None = None
+) -> str | None:
+    """Run `text` with Go itself on what Ollama would hand over; a template that can think does by default."""
     system, merged = collate(messages)
-    structs = [{"Role": m["role"], "Content": m["content"]} for m in merged]
-    out = go_oracle().render(text, {"System": system, "Response": ""}, structs, str(now.date()))
+    structs = [
+        {"Role": m["role"], "Content": m["content"], "Thinking": m.get("reasoning_content", "")}
+        for m in merged
+    ]
+    if thinking is None and all(marks_in(GoTemplate(text))):
+        thinking = True
+    data = {"System": system, "Response": "", "Think": bool(thinking), "IsThinkSet": thinking is not None}
+    out = go_oracle().render(text, data, structs, str(now.date()))
     return None if out is None else out.decode()
-
-
-def expected(template: ChatTemplate, messages: list[dict[str, Any]], now: datetime.datetime = NOW) -> str:
-    last = messages[-1]["role"] == "assistant"
-    return template.render(messages, add_generation_prompt=not last, continue_final_message=last, now=now)
 
 
 def agrees(
@@ -71,15 +76,16 @@ def agrees(
     messages: list[dict[str, Any]],
     facts: DialectFacts = NO_BOS,
     now: datetime.datetime = NOW,
+    thinking: bool | None = None,
 ) -> None:
     text = write(template, facts)
     last = messages[-1]["role"] == "assistant"
-    wanted = expected(template, messages, now)
+    wishes: dict[str, Any] = {"add_generation_prompt": not last, "continue_final_message": last}
+    wanted = template.render(messages, now=now, thinking=thinking, **wishes)
     facts = replace(facts, now=now)
-    got = DIALECT.render(text, messages, facts, add_generation_prompt=not last, continue_final_message=last)
-    assert got == wanted
+    assert DIALECT.render(text, messages, facts, thinking=thinking, **wishes) == wanted
     bos = facts.bos_token or "" if facts.adds_bos else ""
-    ran = go_render(text, messages, now)
+    ran = go_render(text, messages, now, thinking)
     assert ran is not None
     assert bos + ran == wanted
 
@@ -132,7 +138,10 @@ VARIANTS = {
     "answers dropped": form(dropped=frozenset({"assistant"}), thinking=Thinking()),
     "trimmed": form(trimmed=frozenset({"system", "user", "assistant"})),
     "thinking": form(thinking=Thinking(), generation_prompt="<|im_start|>assistant\n<think>\n"),
-    "thinking, spaces stay": form(thinking=Thinking(strip_after=False), trimmed=frozenset({"assistant"})),
+    "thinking, spaces stay": form(thinking=Thinking(strip_after="nothing"), trimmed=frozenset({"assistant"})),
+    "thinking, an answer prefix": form(
+        thinking=Thinking(strip_history=False, prefix="<|im_start|>A "), trimmed=frozenset({"assistant"})
+    ),
     "tool results": form(tool=Markup("<tool>", "</tool>")),
     "awkward text": form(
         user=Markup('{{ "x" }}`\u3000\u00a0', '"""\r\n{{/* c */}} -}} \u200d'), separator="  "
@@ -181,20 +190,35 @@ forms = st.builds(
     separator=texts,
     last_question=st.just("") | dated,
     trimmed=st.sampled_from([frozenset(), frozenset({"user"}), frozenset({"user", "assistant"})]),
-    thinking=st.none() | st.builds(Thinking, strip_history=st.booleans(), strip_after=st.booleans()),
+    thinking=st.none() | thinkings(),
 )
 contents = st.one_of(texts, st.builds("<think>{}</think>{}".format, texts, texts))
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(forms, st.lists(contents, min_size=1, max_size=4), st.none() | texts, st.booleans())
+@given(
+    forms,
+    st.lists(st.tuples(contents, st.just("") | texts), min_size=1, max_size=4),
+    st.none() | texts,
+    st.booleans(),
+    st.sampled_from((None, True, False)),
+)
 def test_says_what_any_form_says(
-    template: ChatTemplate, turns: list[str], system: str | None, adds_bos: bool
+    template: ChatTemplate,
+    turns: list[tuple[str, str]],
+    system: str | None,
+    adds_bos: bool,
+    thinking: bool | None,
 ) -> None:
-    messages = said(*turns)
+    messages = said(*(content for content, _ in turns))
+    for message, (_, thought) in zip(messages, turns, strict=True):
+        message["reasoning_content"] = thought
+    if template.thinking is None or template.thinking.on is not None:
+        thinking = None  # Ollama refuses to think with such a template
     if system is not None and template.system is not None:
         messages = [{"role": "system", "content": system}, *messages]
-    agrees(template, messages, DialectFacts(bos_token="<s>", adds_bos=adds_bos and bool(template.bos)))
+    facts = DialectFacts(bos_token="<s>", adds_bos=adds_bos and bool(template.bos))
+    agrees(template, messages, facts, thinking=thinking)
 
 
 def test_days_of_a_leap_year_are_written_as_python_does() -> None:
@@ -301,3 +325,38 @@ def test_tool_calls_reach_a_hand_written_template() -> None:
 def test_every_template_is_read_as_messages_mode() -> None:
     for template in VARIANTS.values():
         assert "Messages" in GoTemplate(write(template)).identifiers()
+
+
+def test_ollama_takes_thoughts_out_of_a_qwen3_models_past_answers_itself() -> None:
+    kept = form(thinking=Thinking(strip_history=False))
+    messages = said("Hi", "<think>\nA greeting.\n</think>\n\nHello", "And?")
+    facts = DialectFacts(model_type="qwen3")
+    assert DIALECT.render(write(kept), messages, NO_BOS) == kept.render(messages)
+    assert DIALECT.render(write(kept), messages, facts) == kept.render(said("Hi", "Hello", "And?"))
+    assert "qwen3" in limits(kept, facts)["thinking"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{{ range .Messages }}<a> {{ .Thinking }}</a>{{ end }}", ("<a>", "</a>")),
+        ("{{ range .Messages }}{{ if .Thinking }}<a>{{ .Thinking }}</a>{{ end }}{{ end }}", ("<a>", "</a>")),
+        ("{{ range .Messages }}{{ if .Thinking }}{{ .Thinking }}{{ end }}{{ end }}", ("", "")),
+        ("{{ range .Tools }}<a>{{ .Thinking }}</a>{{ end }}{{ .Messages }}", ("", "")),
+        ("{{ range $.Messages }}<a>{{ .Thinking }}</a>{{ end }}", ("", "")),
+    ],
+)
+def test_the_marks_of_thoughts_are_found_as_ollama_finds_them(text: str, found: tuple[str, str]) -> None:
+    assert marks_in(GoTemplate(text)) == found
+
+
+def test_a_template_without_marks_cannot_be_asked_to_think() -> None:
+    with pytest.raises(DialectRefused, match="refuses requests to think"):
+        DIALECT.render(write(CHATML), said("Hi"), NO_BOS, thinking=True)
+
+
+def test_a_model_that_thinks_only_when_asked_shows_no_marks() -> None:
+    quiet = form(thinking=Thinking(on="<|im_start|>assistant\n<think>\n"))
+    assert marks_in(GoTemplate(write(quiet))) == ("", "")
+    agrees(quiet, said("Hi"))
+    assert "only when asked" in limits(quiet)["thinking"]

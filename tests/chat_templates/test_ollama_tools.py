@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat_templates import prove
 from chat_templates.conversations import cases_of
 from chat_templates.dialects.base import DialectFacts
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.ollama import OllamaDialect, collate
+from chat_templates.dialects.ollama_thinking import marks_in
 from chat_templates.dialects.ollama_tools import definitions
 from chat_templates.dialects.ollama_values import tool_value
 from chat_templates.sources import source_of_jinja
@@ -97,12 +99,13 @@ def _source(name: str) -> TemplateSource:
     return source_of_jinja(name, "a public template", original(name), ("<s>", "</s>"), name)
 
 
-def _go(text: str, messages: Any, tools: Any) -> str | None:
+def _go(text: str, messages: Any, tools: Any, thinking: bool = False) -> str | None:
     system, merged = collate(messages)
     structs = [
         {
             "Role": m["role"],
             "Content": m["content"],
+            "Thinking": m.get("reasoning_content", ""),
             "ToolCalls": [
                 {
                     "ID": call["id"],
@@ -116,28 +119,36 @@ def _go(text: str, messages: Any, tools: Any) -> str | None:
         }
         for m in merged
     ]
-    out = go_oracle().render(text, {"System": system, "Response": ""}, structs, tools=list(tools))
+    data = {"System": system, "Response": "", "Think": thinking, "IsThinkSet": True}
+    out = go_oracle().render(text, data, structs, tools=list(tools or ()))
     return None if out is None else out.decode()
 
 
-def _compare(name: str, messages: Any, tools: Any) -> bool:
+def _compare(name: str, messages: Any, tools: Any, thinking: bool | None = None) -> bool:
     """Compare Ollama's prompt with the Jinja's; False where the Jinja refuses the conversation."""
     source = _source(name)
     begun = messages[-1]["role"] == "assistant"
-    wishes = {"add_generation_prompt": not begun, "continue_final_message": begun}
+    wishes: dict[str, Any] = {"add_generation_prompt": not begun, "continue_final_message": begun}
+    wishes["thinking"] = thinking
     try:
         wanted = source.render(messages, tools=tools, **wishes)
     except TemplateError:
         return False
     text = DIALECT.write(source, None, NO_BOS)
-    assert DIALECT.render(text, messages, NO_BOS, tools=tools, **wishes) == wanted
-    assert _go(text, messages, tools) == wanted
+    thinks = all(marks_in(GoTemplate(text)))
+    if thinks or not thinking:
+        assert DIALECT.render(text, messages, NO_BOS, tools=tools, **wishes) == wanted
+        assert _go(text, messages, tools, thinks if thinking is None else thinking) == wanted
     return True
 
 
 @pytest.mark.parametrize("name", STYLES)
 def test_the_suite_is_exact(name: str) -> None:
     assert all(_compare(name, case.messages, case.tools) for case in cases_of("tools"))
+    assert all(_compare(name, case.messages, None, case.thinking) for case in cases_of("thinking"))
+    proof = prove(_source(name), None, ("jinja", "ollama"))
+    assert {proof.dialects["ollama"].classes[kind].status for kind in ("chat", "tools")} == {"exact"}
+    assert proof.dialects["ollama"].classes["thinking"].status in ("exact", "absent")
 
 
 @pytest.mark.parametrize("talk", TALKS)

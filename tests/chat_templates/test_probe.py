@@ -192,7 +192,7 @@ def test_markers_are_not_cut_in_two() -> None:
 def test_past_thoughts_are_seen_to_be_dropped() -> None:
     found = probe(original("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B@56a144"), name="r1")
     assert found.form is not None
-    assert found.form.thinking == Thinking(strip_after=False)
+    assert found.form.thinking == Thinking(strip_after="nothing")
 
 
 def test_nearly_every_public_template_has_a_form() -> None:
