@@ -42,10 +42,12 @@ def modelfile_for(
     *,
     context: int | None = None,
     allow_inexact: bool = False,
+    for_rest: bool = False,
 ) -> Modelfile:
     """Return the Modelfile that stands beside `gguf` (a path gives `FROM ./name`, a text stays as it is).
 
-    `context` is num_ctx, by default the model's own up to `CONTEXT`. Raises `TemplateError` when Ollama's
+    `context` is num_ctx, by default the model's own up to `CONTEXT`. `for_rest`: it goes through
+    Ollama's REST API, which carries any value, and never becomes a text. Raises `TemplateError` when Ollama's
     template was refused, is not exact for plain chats (unless `allow_inexact`), or a value cannot be
     carried by a Modelfile.
     """
@@ -59,7 +61,8 @@ def modelfile_for(
             *_sampling(checkpoint.generation.raw),
         ),
     )
-    write(modelfile)  # raises for a value that cannot be carried
+    if not for_rest:
+        write(modelfile)  # raises for a value that cannot be carried
     return modelfile
 
 
