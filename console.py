@@ -238,7 +238,11 @@ class ServeView:
         self.console = err if as_json else out
 
     def starting(self) -> None:
-        self.console.print(f"Starting {self.plan.engine} on {self.plan.url} [dim](log: {self.plan.log})[/]")
+        if self.plan.attached:
+            self.console.print(f"Using the {self.plan.engine} server at {self.plan.url}")
+        else:
+            log = f"[dim](log: {self.plan.log})[/]"
+            self.console.print(f"Starting {self.plan.engine} on {self.plan.url} {log}")
 
     def waiting(self, seconds: float, last_line: str) -> None:
         err.print(f"[dim]  still loading after {seconds:.0f} s  {escape(last_line[:80])}[/]", soft_wrap=True)
@@ -246,7 +250,7 @@ class ServeView:
     def rung(self, rung: Rung) -> None:
         show_rung(rung, self.console)
 
-    def checked(self, report: HealthReport, pid: int) -> None:
+    def checked(self, report: HealthReport, pid: int | None) -> None:
         _show_verdict(report, self.console)
         if self.as_json:
             found = {"url": self.plan.url, "name": self.plan.name, "engine": self.plan.engine, "pid": pid}

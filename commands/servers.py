@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-ENGINES = ("llamacpp", "vllm", "lmdeploy")
+ENGINES = ("llamacpp", "vllm", "lmdeploy", "ollama")
 
 
 @click.command()
@@ -39,11 +39,18 @@ def engines() -> Result:
 @MODEL
 @TEMPLATE
 @click.option(
-    "--type", "gguf_type", metavar="TYPE", default="q8_0", show_default=True, help="GGUF type (llamacpp)."
+    "--type",
+    "gguf_type",
+    metavar="TYPE",
+    default="q8_0",
+    show_default=True,
+    help="GGUF type (llamacpp, ollama).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free port."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="0 takes a free port. [default: 8000; ollama: OLLAMA_HOST's, else 11434]",
 )
 @click.option("--name", help="The model's name in the API [default: the directory's name]")
 @click.option("--api-key", envvar="PORTSIDE_API_KEY", help="Require this key (better: set PORTSIDE_API_KEY).")
@@ -99,7 +106,7 @@ def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> 
     from deploy.servers import start_server
 
     secret = {"PORTSIDE_API_KEY": options["api_key"]} if options["api_key"] else {}
-    given = {**options, "port": plan.port, "name": plan.name, "api_key": None}
+    given = {**options, "host": plan.host, "port": plan.port, "name": plan.name, "api_key": None}
     engine, model, more = given.pop("engine"), str(given.pop("model")), given.pop("engine_args")
     server, code = start_server(
         [sys.executable, "-m", "cli", "serve", *_as_options(given), "--json", "--", engine, model, *more],

@@ -13,11 +13,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import httpx
 
-from errors import UsageError
+from errors import BadInput, UsageError
 
 __all__ = ["Client", "Reply", "ServerKind", "base_url", "behind_proxy", "identify"]
 
@@ -103,6 +104,17 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any], timeout: float = 60.0) -> Reply:
         return self.post_all(path, [body], timeout)[0]
 
+    def head(self, path: str, timeout: float = 10.0) -> Reply:
+        return self._await([lambda: self._send("HEAD", path, None, timeout)])[0]
+
+    def upload(self, path: str, file: Path, timeout: float = 60.0) -> Reply:
+        """POST the bytes of `file`; `timeout`: seconds without any progress. Raises `BadInput`."""
+        try:
+            with file.open("rb") as stream:
+                return self._await([lambda: self._send("POST", path, stream, timeout)])[0]
+        except OSError as error:
+            raise BadInput(f"Cannot read {file}: {error.strerror}.") from error
+
     def post_all(self, path: str, bodies: Sequence[Mapping[str, Any]], timeout: float) -> list[Reply]:
         """Send several requests at the same time (batching engines answer them in the time of one)."""
         return self._await([lambda body=body: self._send("POST", path, body, timeout) for body in bodies])  # type: ignore[misc]
@@ -132,10 +144,15 @@ class Client:
             self.pause(_LAST_WORDS)
         return [reply or Reply(0, failure="no answer") for reply in replies]
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Reply:
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | BinaryIO | None, timeout: float
+    ) -> Reply:
         try:
             limits = httpx.Timeout(timeout, connect=min(5.0, timeout))
-            found = self._http.request(method, self.url + path, json=body, timeout=limits)
+            content: dict[str, Any] = {"json": body} if body is None or isinstance(body, Mapping) else {}
+            found = self._http.request(
+                method, self.url + path, timeout=limits, **(content or {"content": body})
+            )
             return Reply(found.status_code, found.text, dict(found.headers))
         except httpx.TimeoutException:
             return Reply(0, failure=f"no answer within {timeout:.0f} s")

@@ -9,13 +9,14 @@
     prompt    the prompt the server feeds the model is the training prompt
 
 The ladder has one owner, `Ladder`, which climbs in order. While a server of ours starts, `port` and `health`
-wait for it; its death ends any waiting at once. A rung that cannot be judged has `ok` None and says why.
+wait for it; its death ends any waiting at once. The steps of a plan (a model is created, say) belong to a
+rung and fail with it. A rung that cannot be judged has `ok` None and says why.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,12 @@ from deploy.causes import classify
 from deploy.client import Client, Reply, ServerKind, behind_proxy, identify
 from deploy.process import EngineProcess, ExitStatus
 from deploy.report import RUNGS, HealthReport, Rung
-from errors import EngineFailed
+from errors import CheckFailed, EngineFailed
 
 if TYPE_CHECKING:
     from chat_templates import TemplateSource
     from checkpoint import Checkpoint
+    from deploy.engines.base import Step
 
 __all__ = ["Ladder", "Target", "engine_died"]
 
@@ -69,6 +71,7 @@ class Ladder:
         target: Target,
         *,
         process: EngineProcess | None = None,
+        steps: Sequence[Step] = (),
         patience: float = 0.0,
         on_rung: Callable[[Rung], None] | None = None,
         on_wait: Callable[[float, str], None] | None = None,
@@ -76,6 +79,7 @@ class Ladder:
         self.client = client
         self.target = target
         self.process = process
+        self.steps = steps
         self.patience = patience
         self.on_rung = on_rung or (lambda rung: None)
         self.on_wait = on_wait or (lambda seconds, last_line: None)
@@ -105,7 +109,11 @@ class Ladder:
         step: Callable[[], tuple[bool | None, str]] = getattr(self, f"_{name}")
         hint = None
         try:
+            done = [part.run(self.client) for part in self.steps if part.rung == name]
             ok, detail = step()
+            detail = "; ".join((*done, detail))
+        except CheckFailed as error:
+            ok, detail, hint = False, error.message, error.hint
         except _NotReady as error:
             ok, detail, hint = False, error.detail, error.hint
         return Rung(name, ok, time.monotonic() - began, detail, hint)

@@ -34,8 +34,8 @@ class View(Protocol):
 
     def rung(self, rung: Rung) -> None: ...
 
-    def checked(self, report: HealthReport, pid: int) -> None:
-        """The ladder of the engine (process `pid`) has been climbed, with whatever result."""
+    def checked(self, report: HealthReport, pid: int | None) -> None:
+        """The ladder of the engine (process `pid`, None: not ours) has been climbed, with whatever result."""
 
     def ready(self) -> None:
         """The engine serves; the report is good, or a bad one was allowed."""
@@ -56,6 +56,8 @@ def serve_in_foreground(
     when it is stopped before it was ready. With `restarts` an engine that has served once is started again
     when it dies, until they give it up. In every case the engine and all it started are gone.
     """
+    if plan.attached:
+        return _serve_attached(plan, view)
     ports.require_bindable(plan.host, plan.port)
     run = _Run(plan, view, grace)
     with _signals(run) as asked_to_stop:
@@ -122,20 +124,44 @@ def _pause(seconds: float, asked_to_stop: threading.Event) -> None:
         time.sleep(min(0.1, left))
 
 
-def guard_of(process: EngineProcess, asked_to_stop: threading.Event | None = None) -> Callable[[], None]:
+def _serve_attached(plan: ServePlan, view: View) -> int:
+    """Serve through a server that runs already; it goes on afterwards, as it was before."""
+    with _signals(_Run(plan, view, 0.0)) as asked_to_stop:
+        view.starting()
+        try:
+            report = _climb(plan, None, view, asked_to_stop)
+            view.checked(report, None)
+            if not plan.allow_unhealthy:
+                report.raise_if_failed()
+            view.ready()
+            while not asked_to_stop.is_set():
+                _pause(1.0, asked_to_stop)
+                if not ports.is_open(plan.host, plan.port):
+                    raise EngineFailed(f"The server at {plan.url}, which was not started here, is gone.")
+            return 0
+        finally:
+            view.stopping()
+            with Client(plan.url, api_key=plan.api_key) as client:
+                for step in plan.steps:
+                    step.undo(client)
+
+
+def guard_of(
+    process: EngineProcess | None, asked_to_stop: threading.Event | None = None
+) -> Callable[[], None]:
     """Return the function that ends any waiting when the engine died or the user has had enough."""
 
     def guard() -> None:
         if asked_to_stop is not None and asked_to_stop.is_set():
             raise Interrupted
-        if (status := process.poll()) is not None:
+        if process is not None and (status := process.poll()) is not None:
             raise engine_died(process, status, "it was being started and checked")
 
     return guard
 
 
 def _climb(
-    plan: ServePlan, process: EngineProcess, view: View, asked_to_stop: threading.Event
+    plan: ServePlan, process: EngineProcess | None, view: View, asked_to_stop: threading.Event
 ) -> HealthReport:
     guard = guard_of(process, asked_to_stop)
     target = Target(plan.name, plan.source, plan.checkpoint)
@@ -144,7 +170,8 @@ def _climb(
             client,
             target,
             process=process,
-            patience=plan.startup_seconds,
+            steps=plan.steps,
+            patience=0.0 if process is None else plan.startup_seconds,
             on_rung=view.rung,
             on_wait=view.waiting,
         ).climb()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from deploy.engines.base import Engine, EngineFound, Progress, ServePlan, ServeRequest
 from deploy.engines.llamacpp import LlamaCpp
 from deploy.engines.lmdeploy import Lmdeploy
+from deploy.engines.ollama import Ollama
 from deploy.engines.vllm import Vllm
 from deploy.ports import require_bindable
 from errors import UsageError
 
 __all__ = ["ENGINES", "EngineFound", "ServePlan", "ServeRequest", "detect_engines", "plan_serving"]
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Lmdeploy())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Lmdeploy(), Ollama())}
 
 
 def detect_engines() -> tuple[EngineFound, ...]:
@@ -30,9 +31,9 @@ def plan_serving(
     engine = ENGINES.get(request.engine)
     if engine is None:
         raise UsageError(f"There is no engine {request.engine!r}.", hint=f"Engines: {', '.join(ENGINES)}.")
-    if execute and request.port:
-        require_bindable(request.host, request.port)
     plan = engine.plan(request)
     if execute:
+        if not plan.attached:
+            require_bindable(plan.host, plan.port)
         plan.prepare(progress)
     return plan

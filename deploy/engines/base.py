@@ -18,12 +18,15 @@ from files import cache_dir
 if TYPE_CHECKING:
     from chat_templates import TemplateSource
     from checkpoint import Checkpoint
+    from deploy.client import Client
 
-__all__ = ["Artifact", "Engine", "EngineFound", "Progress", "ServePlan", "ServeRequest", "log_path"]
+__all__ = ["Artifact", "Engine", "EngineFound", "Progress", "ServePlan", "ServeRequest", "Step", "log_path"]
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
 LOADING_SPEED = 50e6
 """Bytes a second at which a slow disk or network file system still gives weights."""
 
@@ -38,9 +41,9 @@ class ServeRequest:
     model: Path
     source: str = "checkpoint"
     gguf_type: str = "q8_0"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """0 takes a free one."""
+    host: str = DEFAULT_HOST
+    port: int | None = None
+    """0 takes a free one, None the engine's usual one."""
     name: str | None = None
     api_key: str | None = None
     as_is: bool = False
@@ -50,7 +53,8 @@ class ServeRequest:
     startup_seconds: float | None = None
 
     def concrete_port(self) -> int:
-        return self.port or ports.free_port(self.host)
+        port = DEFAULT_PORT if self.port is None else self.port
+        return port or ports.free_port(self.host)
 
 
 class Artifact(Protocol):
@@ -67,6 +71,26 @@ class Artifact(Protocol):
     def make(self, progress: Progress | None = None) -> None: ...
 
 
+class Step(Protocol):
+    """Something done through the API of a running server before a rung of the ladder is tried."""
+
+    @property
+    def rung(self) -> str:
+        """The rung that it is part of, and that fails with it."""
+
+    @property
+    def kind(self) -> str:
+        """What it does, in words."""
+
+    def as_json(self) -> dict[str, Any]: ...
+
+    def run(self, client: Client) -> str:
+        """Do it and tell what was done; raises `CheckFailed`."""
+
+    def undo(self, client: Client) -> None:
+        """Take back what must not outlive the serving; called when a server that is not ours goes on."""
+
+
 @dataclass(frozen=True)
 class ServePlan:
     """Everything about one serving, decided."""
@@ -78,6 +102,7 @@ class ServePlan:
     host: str
     port: int
     argv: tuple[str, ...]
+    """Empty: the server runs already, is used as it is, and goes on when the serving ends."""
     env: Mapping[str, str]
     """Added to the environment; the only place of a secret."""
     cleared: tuple[str, ...]
@@ -94,6 +119,13 @@ class ServePlan:
     allow_unhealthy: bool = False
     notes: tuple[str, ...] = ()
     """Choices that were made for this machine, in words."""
+    steps: tuple[Step, ...] = ()
+    """What the server is told once it answers, in order."""
+
+    @property
+    def attached(self) -> bool:
+        """The server is not ours to start or to end."""
+        return not self.argv
 
     @property
     def url(self) -> str:
@@ -125,6 +157,8 @@ class ServePlan:
             "artifact": None
             if artifact is None
             else {"kind": artifact.kind, "path": str(artifact.path), "ready": artifact.is_ready()},
+            "attached": self.attached,
+            "steps": [{"rung": step.rung, "does": step.kind, **step.as_json()} for step in self.steps],
             "template": None if self.source is None else self.source.spec,
             "log": str(self.log),
             "startup_seconds": round(self.startup_seconds),
@@ -136,7 +170,7 @@ class ServePlan:
         rows = {
             "engine": f"{self.engine} ({self.runtime})",
             "serves": f"{self.name} at {self.url}",
-            "command": " ".join(_quoted(word) for word in self.argv),
+            "command": " ".join(_quoted(word) for word in self.argv) or "none: the server runs already",
             "environment": " ".join(f"{name}={value}" for name, value in self.shown_env().items()),
             "loads": str(self.served),
             "log": str(self.log),
@@ -144,6 +178,7 @@ class ServePlan:
         }
         if self.artifact is not None and not self.artifact.is_ready():
             rows["made before"] = self.artifact.kind
+        rows |= {f"before {step.rung}": step.kind for step in self.steps}
         return rows | {f"note {i}": note for i, note in enumerate(self.notes, 1)}
 
 

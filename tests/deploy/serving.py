@@ -33,9 +33,9 @@ class Recorder:
     def rung(self, rung: Rung) -> None:
         self.rungs[rung.name] = rung
 
-    def checked(self, report: HealthReport, pid: int) -> None:
+    def checked(self, report: HealthReport, pid: int | None) -> None:
         self.report = report
-        self.pid = pid
+        self.pid = pid or os.getpid()
 
     def ready(self) -> None:
         self.told.append("ready")

@@ -25,8 +25,8 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache and a PATH of the test's own."""
     monkeypatch.setenv("PORTSIDE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    names = ("PORTSIDE_VLLM", "PORTSIDE_LMDEPLOY", "PORTSIDE_LLAMA_SERVER", "VLLM_CPU_KVCACHE_SPACE")
-    for name in (*names, "CUDA_VISIBLE_DEVICES"):
+    names = ("PORTSIDE_VLLM", "PORTSIDE_LMDEPLOY", "PORTSIDE_LLAMA_SERVER", "PORTSIDE_OLLAMA")
+    for name in (*names, "VLLM_CPU_KVCACHE_SPACE", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -189,8 +189,9 @@ def test_every_engine_is_listed_with_how_to_get_it() -> None:
         ("llamacpp", "llama-server"),
         ("vllm", "vllm"),
         ("lmdeploy", "lmdeploy"),
+        ("ollama", "ollama"),
     ]
-    assert [engine.as_json()["found"] for engine in found] == [True, False, False, False]
+    assert [engine.as_json()["found"] for engine in found] == [True, False, False, False, False]
     assert all(engine.install for engine in found)
 
 
