@@ -16,7 +16,7 @@ import numpy as np
 from tests.checkpoints import CHATML, edit_json, write_random_checkpoint, write_safetensors
 from tests.sentencepiece_model import tiny_pieces, write_model
 
-__all__ = ["NATIVE_FAMILIES", "write_native"]
+__all__ = ["NATIVE_FAMILIES", "REMOTE_FAMILIES", "write_native"]
 
 _HIDDEN, _FFN, _HEADS, _KV, _HEAD, _ROWS = 256, 512, 4, 2, 64, 320
 _LONG = {
@@ -96,8 +96,24 @@ _EXPERTS: Mapping[str, Mapping[str, Any]] = {
         "norm_topk_prob": True,
     },
 }
+_DEEPSEEK: Mapping[str, Mapping[str, Any]] = {
+    "DeepseekForCausalLM": {
+        "model_type": "deepseek",
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 256,
+        "moe_layer_freq": 1,
+        "n_routed_experts": 6,
+        "n_shared_experts": 2,
+        "norm_topk_prob": False,
+        "num_experts_per_tok": 3,
+        "scoring_func": "softmax",
+        "tie_word_embeddings": False,
+    },
+}
 NATIVE_FAMILIES = (*_CONFIGS, *_EXPERTS)
-"""The architectures that `write_native` writes."""
+"""The architectures that `write_native` writes and transformers has classes for."""
+REMOTE_FAMILIES = tuple(_DEEPSEEK)
+"""Those that it writes and whose classes came with the checkpoint."""
 _PIECES = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Phi3ForCausalLM"}
 _NORMS = {
     "GemmaForCausalLM": ("input_layernorm", "post_attention_layernorm"),
@@ -134,7 +150,7 @@ def write_native(directory: Path, architecture: str, *, dtype: str = "BF16", **c
         "torch_dtype": {"BF16": "bfloat16", "F32": "float32"}[dtype],
         "bos_token_id": 1,
         "eos_token_id": 2,
-        **{**_CONFIGS, **_EXPERTS}[architecture],
+        **{**_CONFIGS, **_EXPERTS, **_DEEPSEEK}[architecture],
         **changes,
     }
     config = {key: value for key, value in config.items() if value is not None}
@@ -185,7 +201,8 @@ def _shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int
     }
     biased = architecture == "Starcoder2ForCausalLM"
     for number in range(config["num_hidden_layers"]):
-        for name, shape in layer.items():
+        sparse = architecture in _DEEPSEEK and number >= config["first_k_dense_replace"]
+        for name, shape in (_sparse(layer, config) if sparse else layer).items():
             shapes[f"model.layers.{number}.{name}.weight"] = shape
             if biased or ("Qwen2" in architecture and name[-6:] in {"q_proj", "k_proj", "v_proj"}):
                 shapes[f"model.layers.{number}.{name}.bias"] = shape[:1]
@@ -195,6 +212,19 @@ def _shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (_ROWS, _HIDDEN)
     return shapes
+
+
+def _sparse(layer: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a layer of DeepSeek-MoE with experts in place of the dense feed-forward."""
+    attention = {name: shape for name, shape in layer.items() if not name.startswith("mlp.")}
+    shared = config["n_shared_experts"] * config["moe_intermediate_size"]
+    return {
+        **attention,
+        **_expert_shapes("DeepseekForCausalLM", {**config, "num_experts": config["n_routed_experts"]}),
+        "mlp.shared_experts.gate_proj": (shared, _HIDDEN),
+        "mlp.shared_experts.up_proj": (shared, _HIDDEN),
+        "mlp.shared_experts.down_proj": (_HIDDEN, shared),
+    }
 
 
 def _expert_shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convert.architectures.baichuan import BAICHUAN
 from convert.architectures.base import ComputedTensor, Family, TensorRule, sizes
 from convert.architectures.cohere import COMMAND_R
+from convert.architectures.deepseek import DEEPSEEK
 from convert.architectures.experts import MIXTRAL, QWEN2_MOE, QWEN3_MOE, experts_of
 from convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.architectures.glm import CHATGLM, GLM, GLM4
@@ -42,6 +43,7 @@ _FAMILIES = (
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,
+    DEEPSEEK,
 )
 
 FAMILIES: dict[str, Family] = {

@@ -14,7 +14,7 @@ from convert.architectures.values import size_of
 from convert.fields import Field, uint32
 from errors import ConversionError
 
-__all__ = ["MIXTRAL", "QWEN2_MOE", "QWEN3_MOE", "experts_of"]
+__all__ = ["MIXTRAL", "QWEN2_MOE", "QWEN3_MOE", "expert_counts", "experts_of", "routed_rules"]
 
 _LAYER, _TO = "model.layers.{}", "blk.{}"
 
@@ -37,7 +37,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     return sizes
 
 
-def _routed(names: Sequence[str], folder: str, router: str) -> tuple[TensorRule, ...]:
+def routed_rules(names: Sequence[str], folder: str, router: str) -> tuple[TensorRule, ...]:
     """Return the rules of router and experts; `names` are those of gate, down and up."""
     gate, down, up = names
     expert = f"{_LAYER}.{folder}.experts.{{expert}}"
@@ -64,7 +64,8 @@ def _attention(*, biased: tuple[str, ...] = (), interleaved: bool = False) -> tu
     return tuple(rule for rule in shared if ".mlp." not in rule.source)
 
 
-def _counts(name: str, config: ModelConfig) -> tuple[Field, ...]:
+def expert_counts(name: str, config: ModelConfig) -> tuple[Field, ...]:
+    """Return the keys that say how many experts there are and how many a token uses."""
     used = size_of(config, "num_experts_per_tok")
     if used > experts_of(config):
         raise ConversionError(
@@ -80,7 +81,7 @@ def _counts(name: str, config: ModelConfig) -> tuple[Field, ...]:
 def _mixtral_fields(config: ModelConfig) -> tuple[Field, ...]:
     return (
         *common_fields("llama", config, head_dim=config.raw.get("head_dim") is not None),
-        *_counts("llama", config),
+        *expert_counts("llama", config),
         uint32("llama.vocab_size", config.vocab_size),
         uint32("llama.rope.dimension_count", config.head_dim),
     )
@@ -102,7 +103,7 @@ def _qwen_fields(name: str, config: ModelConfig, *, normalized: bool) -> tuple[F
         )
     fields = [
         *common_fields(name, config, head_dim=raw.get("head_dim") is not None),
-        *_counts(name, config),
+        *expert_counts(name, config),
     ]
     for key, source in (
         ("expert_feed_forward_length", "moe_intermediate_size"),
@@ -120,13 +121,13 @@ def _window(config: ModelConfig) -> tuple[Finding, ...]:
 MIXTRAL = Family(
     name="llama",
     architectures=("MixtralForCausalLM",),
-    rules=(*_attention(interleaved=True), *_routed(("w1", "w2", "w3"), "block_sparse_moe", "gate")),
+    rules=(*_attention(interleaved=True), *routed_rules(("w1", "w2", "w3"), "block_sparse_moe", "gate")),
     fields=_mixtral_fields,
     findings=lambda config: window_findings(config, active=True),
     sizes=_sizes,
 )
 
-_QWEN = _routed(("gate_proj", "down_proj", "up_proj"), "mlp", "gate")
+_QWEN = routed_rules(("gate_proj", "down_proj", "up_proj"), "mlp", "gate")
 
 QWEN2_MOE = Family(
     name="qwen2moe",

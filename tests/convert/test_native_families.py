@@ -12,7 +12,7 @@ from checkpoint import Checkpoint
 from convert import ConversionPlan, plan_conversion
 from errors import ConversionError
 from tests.checkpoints import edit_json
-from tests.native_families import NATIVE_FAMILIES, write_native
+from tests.native_families import NATIVE_FAMILIES, REMOTE_FAMILIES, write_native
 
 
 def _plan(directory: Path, tmp_path: Path) -> ConversionPlan:
@@ -23,7 +23,7 @@ def _metadata(plan: ConversionPlan) -> dict[str, Any]:
     return {field.key: field.value for field in plan.files[0].fields}
 
 
-@pytest.mark.parametrize("architecture", NATIVE_FAMILIES)
+@pytest.mark.parametrize("architecture", [*NATIVE_FAMILIES, *REMOTE_FAMILIES])
 def test_every_tensor_finds_its_place(architecture: str, tmp_path: Path) -> None:
     directory = write_native(tmp_path / "model", architecture)
     plan = _plan(directory, tmp_path)
@@ -50,6 +50,17 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     directory = write_native(tmp_path / "model", "MixtralForCausalLM")
     edit_json(directory / "config.json", num_local_experts=9)
     with pytest.raises(ConversionError, match=r"lacks the tensors .*experts\.8\.w1\.weight"):
+        _plan(directory, tmp_path)
+
+
+def test_the_dense_layers_of_deepseek_come_first(tmp_path: Path) -> None:
+    directory = write_native(tmp_path / "model", "DeepseekForCausalLM")
+    shapes = {source.name: source.shape for source in _plan(directory, tmp_path).sources}
+    assert [name for name in shapes if name.endswith("ffn_up.weight")] == ["blk.0.ffn_up.weight"]
+    assert shapes["blk.2.ffn_up_exps.weight"] == (6, 256, 256)
+    assert shapes["blk.2.ffn_down_shexp.weight"] == (256, 512)
+    edit_json(directory / "config.json", first_k_dense_replace=0)
+    with pytest.raises(ConversionError, match=r"holds the tensors model\.layers\.0\.mlp"):
         _plan(directory, tmp_path)
 
 
@@ -93,6 +104,10 @@ def test_the_two_tables_of_longrope(tmp_path: Path) -> None:
         ("MixtralForCausalLM", {"num_experts_per_tok": 9}, "asks for 9 experts a token of 8"),
         ("Qwen2MoeForCausalLM", {"norm_topk_prob": True}, "norm_topk_prob: True"),
         ("Qwen3MoeForCausalLM", {"mlp_only_layers": [0]}, "some layers dense"),
+        ("DeepseekForCausalLM", {"norm_topk_prob": True}, "norm_topk_prob = 'True'"),
+        ("DeepseekForCausalLM", {"first_k_dense_replace": 4}, "a whole number up to 3"),
+        ("DeepseekForCausalLM", {"head_dim": 32}, "4 heads of 32"),
+        ("DeepseekForCausalLM", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "scaling 'yarn'"),
         ("Olmo2ForCausalLM", {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "scaling 'llama3'"),
     ],
 )

@@ -14,13 +14,14 @@ from convert.types import FILE_TYPES
 from tests.convert.gguf_bytes import metadata, tensor_digests
 from tests.convert.logits import llamacpp_logits, transformers_logits
 from tests.convert.oracle import quantize, stock_convert
-from tests.native_families import NATIVE_FAMILIES, write_native
+from tests.native_families import NATIVE_FAMILIES, REMOTE_FAMILIES, write_native
 
 pytestmark = pytest.mark.engines
 
 _TYPES = ("bf16", "q8_0", "q4_k_m", "q5_k_m", "q3_k_m", "q2_k")
 _CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{architecture: (architecture, {}) for architecture in NATIVE_FAMILIES},
+    **{architecture: (architecture, {}) for architecture in (*NATIVE_FAMILIES, *REMOTE_FAMILIES)},
+    "deepseek-8-experts": ("DeepseekForCausalLM", {"n_routed_experts": 8, "first_k_dense_replace": 2}),
     "phi3-short": ("Phi3ForCausalLM", {"rope_scaling": None, "sliding_window": None}),
     "phi4-mini": ("Phi3ForCausalLM", {"tie_word_embeddings": True, "sliding_window": None}),
     "gemma3-linear": ("Gemma3ForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
