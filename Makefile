@@ -49,6 +49,7 @@ test: setup ## unit and integration tests with the embedded engine on a real mod
 
 test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready ## tests against the real vLLM, LMDeploy, llama.cpp's tools, all public templates
 	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q tests/chat_templates/test_corpus_in_go.py tests/chat_templates/test_probe.py
+	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -m engines tests/chat_templates/test_llama_cpp_jinja.py
 	PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_LMDEPLOY=$(LMDEPLOY) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
 	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
 	$(BIN)/python -m pytest -q -m engines $(ARGS)
