@@ -10,6 +10,7 @@ import datetime
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -123,9 +124,8 @@ def _other_hands(request: JinjaRequest) -> Iterator[JinjaRequest]:
     if first["role"] == "system" and rest:
         question = {**rest[0], "content": f"{first['content']}\n{rest[0]['content']}"}
         folded.append(replace(request, messages=[question, *rest[1:]]))
-    for given in folded:
-        for tools in (None, []):
-            for typed in (False, True):
-                today = datetime.date.today().strftime("%d %b %Y")
-                for variables in ({}, {"enable_thinking": True}, {"date_string": today}):
-                    yield replace(given, tools=tools, typed_content=typed, variables=variables)
+    today = datetime.date.today().strftime("%d %b %Y")
+    variables: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"date_string": today})
+    tools: tuple[list[dict[str, Any]] | None, ...] = (None, [])
+    for given, offered, typed, more in product(folded, tools, (False, True), variables):
+        yield replace(given, tools=offered, typed_content=typed, variables=more)
