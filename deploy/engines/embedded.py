@@ -10,6 +10,7 @@ Does not know checkpoints, templates or health.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -35,6 +36,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-ngl", "--n-gpu-layers", type=int, default=-1, help="-1: as many as fit")
     parser.add_argument("-b", "--batch-size", type=int)
     parser.add_argument("-ub", "--ubatch-size", type=int)
+    parser.add_argument(
+        "--chat-template-kwargs", type=json.loads, help="a JSON object: variables for every chat template"
+    )
     parser.add_argument("--chat-template-file", type=Path, help="a Jinja file; default: the GGUF's own")
     parser.add_argument("--metrics", action="store_true", help="serve /metrics")
     return parser.parse_args(arguments)
@@ -56,6 +60,8 @@ def configure(options: argparse.Namespace, params: Any) -> Any:
         params.model_alias = {options.alias}
     if options.chat_template_file:
         params.chat_template = options.chat_template_file.read_text(encoding="utf-8")
+    if options.chat_template_kwargs:
+        params.default_template_kwargs = {k: json.dumps(v) for k, v in options.chat_template_kwargs.items()}
     if key := os.environ.pop("LLAMA_API_KEY", ""):
         params.api_keys = [key]
     if options.threads:

@@ -88,6 +88,7 @@ class LlamaCpp:
             *("--host", request.host or "0.0.0.0", "--port", str(port), "--alias", name),
             *("--ctx-size", str(model.context), "--parallel", "1"),
             *(("--chat-template-file", str(template.absolute())) if template else ()),
+            *_switches(model.source),
             *(("--jinja",) if runtime == "llama-server" else ("--threads", str(threads))),
             *request.engine_args,
         ]
@@ -112,6 +113,17 @@ class LlamaCpp:
             if runtime == "embedded"
             else (),
         )
+
+
+def _switches(source: TemplateSource | None) -> tuple[str, ...]:
+    """Return what keeps llama.cpp from turning thinking on for a model that thinks only when asked to.
+
+    It tells every template that thinking is on (`enable_thinking`) unless a request says otherwise.
+    """
+    thinking = source.form.thinking if source and source.form else None
+    if thinking is None or thinking.on is None or thinking.off is not None:
+        return ()
+    return ("--chat-template-kwargs", '{"enable_thinking": false}')
 
 
 def _read_checkpoint(request: ServeRequest) -> _Model:

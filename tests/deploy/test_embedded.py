@@ -119,6 +119,13 @@ def test_a_wrong_template_in_the_checkpoint_is_found_and_repaired(sample: Path, 
     assert view.report.ok, view.report.as_json()
 
 
+def test_a_model_that_thinks_only_when_asked_is_not_asked(sample: Path) -> None:
+    """llama.cpp turns thinking on for every template that knows it, unless its server is told otherwise."""
+    view = Recorder()
+    serve("llamacpp", sample, view, source="family:qwen3-nothink", allow=True)
+    assert view.rungs["prompt"].ok, view.rungs["prompt"].detail
+
+
 def test_a_turn_end_that_no_file_names_is_repaired(sample: Path, tmp_path: Path) -> None:
     model = renamed_turn_end(sample, tmp_path / "renamed")
     view = Recorder()
