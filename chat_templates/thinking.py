@@ -87,6 +87,11 @@ class Thinking:
             return content
         return stripped_at_start(content.rpartition(self.close)[2], self.strip_after)
 
+    @property
+    def switched(self) -> bool:
+        """Whether the generation prompt depends on `enable_thinking`."""
+        return self.on is not None or self.off is not None
+
     def generation_prompt(self, usual: str, thinking: bool | None) -> str:
         """Return the text after the last message; `thinking` None leaves the choice to the template."""
         chosen = {None: None, True: self.on, False: self.off}[thinking]

@@ -231,12 +231,13 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
 
 
 def _generation_prompt(form: ChatTemplate) -> str:
-    usual, thinking = _literal(form.generation_prompt), form.thinking
-    if thinking is None or thinking.on == thinking.off is None:
-        return usual
-    on = usual if thinking.on is None else _literal(thinking.on)
-    off = usual if thinking.off is None else _literal(thinking.off)
-    return f"({usual}) if enable_thinking is not defined else ({on}) if enable_thinking else ({off})"
+    usual, thinking = form.generation_prompt, form.thinking
+    if thinking is None or not thinking.switched:
+        return _literal(usual)
+    on, off = (_literal(thinking.generation_prompt(usual, switch)) for switch in (True, False))
+    return (
+        f"({_literal(usual)}) if enable_thinking is not defined else ({on}) if enable_thinking else ({off})"
+    )
 
 
 def _answer_prefix(form: ChatTemplate) -> str:

@@ -105,7 +105,7 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         found["thinking"] = (
             f"LMDeploy does not take {form.thinking.close} and what is before it out of history"
         )
-    elif form.thinking and (form.thinking.on is not None or form.thinking.off is not None):
+    elif form.thinking and form.thinking.switched:
         found["thinking"] = "an LMDeploy JSON template has no switch for thinking"
     if form.system_placement == "first_user":
         found["repeated"] = "the text before a user message can only be written behind an assistant's answer"

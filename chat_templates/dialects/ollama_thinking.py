@@ -64,14 +64,11 @@ def marks(form: ChatTemplate) -> list[str]:
 
 def generation_prompt(form: ChatTemplate) -> str:
     """Return what stands behind the last message."""
-    usual, thinking = literal(form.generation_prompt), form.thinking
-    if thinking is None or thinking.on == thinking.off is None:
-        return usual
-    on = usual if thinking.on is None else literal(thinking.on)
-    off = usual if thinking.off is None else literal(thinking.off)
-    return (
-        f"{{{{ if not $.IsThinkSet }}}}{usual}{{{{ else if $.Think }}}}{on}{{{{ else }}}}{off}{{{{ end }}}}"
-    )
+    usual, thinking = form.generation_prompt, form.thinking
+    if thinking is None or not thinking.switched:
+        return literal(usual)
+    on, off = (literal(thinking.generation_prompt(usual, switch)) for switch in (True, False))
+    return _chosen([("not $.IsThinkSet", literal(usual)), ("$.Think", on)], off)
 
 
 def content(form: ChatTemplate, plain: str) -> str:
