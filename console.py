@@ -138,10 +138,11 @@ def show_proof(
         print_line(f"Wrote {path}")
 
 
-def show_families(families: Sequence[Family]) -> None:
-    from chat_templates.show import print_families
+def show_families(families: Sequence[Family], trainers: Mapping[str, Sequence[str]]) -> None:
+    from chat_templates.show import print_families, print_trainers
 
     print_families(families, out)
+    print_trainers(trainers, out)
 
 
 def show_matches(matches: Matches) -> None:

@@ -9,7 +9,7 @@ from chat_templates.export import dialect_texts, export_dialects
 from chat_templates.findings import inspect_template, template_mismatch
 from chat_templates.inspection import Inspection, inspect_model
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed
-from chat_templates.library import Family, FamilyMatch, Matches, library, match_families
+from chat_templates.library import Family, FamilyMatch, Matches, library, match_families, trainer_templates
 from chat_templates.proof import ClassResult, DialectProof, Difference, Proof, facts_of, prove
 from chat_templates.served_view import write_served_view
 from chat_templates.sources import TemplateSource, families, load_source
@@ -50,5 +50,6 @@ __all__ = [
     "match_families",
     "prove",
     "template_mismatch",
+    "trainer_templates",
     "write_served_view",
 ]

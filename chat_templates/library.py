@@ -12,13 +12,15 @@ from typing import Any
 
 from chat_templates.conversations import Case
 from chat_templates.proof import Difference, difference_of
+from chat_templates.sources.llamafactory import llamafactory_names
 from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.toml_form import Tokens, families, family_aliases, read_family
+from chat_templates.sources.xtuner import xtuner_names
 from chat_templates.suite import SuiteClass, measured_suite
 from chat_templates.template import ChatTemplate
 from errors import TemplateError
 
-__all__ = ["Family", "FamilyMatch", "Matches", "library", "match_families"]
+__all__ = ["Family", "FamilyMatch", "Matches", "library", "match_families", "trainer_templates"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Family:
 def library() -> tuple[Family, ...]:
     """Return the bundled families in the order of their names."""
     return tuple(_family(name) for name in families())
+
+
+def trainer_templates() -> Mapping[str, tuple[str, ...]]:
+    """Return the names of the trainers' own templates, by what --template has in front of them."""
+    return {"xtuner": xtuner_names(), "llamafactory": llamafactory_names()}
 
 
 def _family(name: str) -> Family:

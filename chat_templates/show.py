@@ -6,7 +6,7 @@ Knows rich and how to make white space and control characters visible. Measures 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,7 @@ from chat_templates.conversations import CLASSES
 from chat_templates.library import Family, FamilyMatch, Matches
 from chat_templates.proof import ClassResult, Difference, Proof
 
-__all__ = ["print_difference", "print_families", "print_matches", "print_proof", "visible"]
+__all__ = ["print_difference", "print_families", "print_matches", "print_proof", "print_trainers", "visible"]
 
 _STYLES = {"exact": "green", "refused": "red", "absent": "dim"}
 _SYMBOLS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
@@ -48,6 +48,13 @@ def print_families(families: Sequence[Family], console: Console) -> None:
         stops = " ".join(visible(text) for text in family.stop)
         table.add_row(names, Text(family.description), Text(stops))
     console.print(table)
+
+
+def print_trainers(templates: Mapping[str, Sequence[str]], console: Console) -> None:
+    """Print what the trainers call their templates, a paragraph for each trainer."""
+    for trainer, names in templates.items():
+        console.print()
+        console.print(Text.assemble((f"{trainer}:", "bold"), f"NAME with one of {', '.join(names)}"))
 
 
 def print_matches(matches: Matches, console: Console) -> None:

@@ -64,7 +64,12 @@ def inspect(model: Path, source: str) -> Result:
     help="Write the proof as a page: every conversation with both prompts.",
 )
 @click.option("--match", is_flag=True, help="Only tell which bundled families the template is.")
-@click.option("--list", "show_list", is_flag=True, help="Only list the bundled families; needs no MODEL.")
+@click.option(
+    "--list",
+    "show_list",
+    is_flag=True,
+    help="Only list the families and the trainers' names; needs no MODEL.",
+)
 @verb
 def template(
     model: Path | None,
@@ -110,10 +115,11 @@ def template(
 
 def _list_families() -> Result:
     import console
-    from chat_templates import library
+    from chat_templates import library, trainer_templates
 
-    families = library()
-    return {"families": [f.as_json() for f in families]}, lambda: console.show_families(families), 0
+    families, trainers = library(), trainer_templates()
+    data = {"families": [f.as_json() for f in families], "trainers": trainers}
+    return data, lambda: console.show_families(families, trainers), 0
 
 
 def _match_families(model: Path, source: str) -> Result:

@@ -32,6 +32,7 @@ __all__ = [
 
 _HEADER = re.compile(
     r"(?:(?:<[^<>/]*(?:start|begin)[^<>/]*>[^<>]*)?<[^<>/]*>"  # a marker; <start>assistant<end> is one
+    r"(?:</think>)?"  # with thoughts that are over before they begin
     r"|\[[^\[\]/]*\]"
     r"|[^<>\[\]]*\w[^<>\[\]]*)\s*\Z"  # or words
 )

@@ -3,7 +3,7 @@
 Knows what XTuner 0.2.0's `template_map_fn` and `encode_fn` make of a template's fields. A sample is
 `BOS [SYSTEM] INSTRUCTION output SUFFIX [EOS] SEP`, turn after turn; a template whose SUFFIX is not its EOS
 gets EOS behind every answer and BOS in front of every turn. Does not know the Python file's grammar
-(`xtuner_files`).
+(`xtuner_files`), nor what XTuner v1 makes of its own templates (`xtuner_v1`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.trainers import (
     Tokens,
     in_order,
+    is_directory,
     is_path,
     source_of,
     split_header,
@@ -24,6 +25,7 @@ from chat_templates.sources.trainers import (
     unknown_name,
 )
 from chat_templates.sources.xtuner_files import template_in
+from chat_templates.sources.xtuner_v1 import V1, load_xtuner_v1, xtuner_v1_names
 from chat_templates.template import ChatTemplate, Markup
 from chat_templates.trainers import facts
 from checkpoint import Checkpoint
@@ -48,27 +50,36 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 
 
 def load_xtuner(what: str, checkpoint: Checkpoint | None) -> TemplateSource:
-    """Return the source `xtuner:what`: a template's name, or `FILE.py`, `FILE.py#NAME` or a run directory.
+    """Return the source `xtuner:what`: a template's name, `v1/NAME` for XTuner v1's, or `FILE.py`,
+    `FILE.py#NAME` or a run directory.
 
     Raises `UsageError` for an unknown name, `TemplateError` for a template that cannot be used.
     """
+    if what in xtuner_v1_names():
+        return load_xtuner_v1(what.removeprefix(V1), checkpoint)
     bundled = facts("xtuner")["templates"]
     if what in bundled:
         name, fields = what, bundled[what]
         description = f"XTuner's template {name}: the text that XTuner {VERSION} trains on"
-    elif is_path(what.partition("#")[0], (".py",)):
+    elif _is_file(what.partition("#")[0]):
         name, fields = template_in(what)
         description = f"the XTuner template {name} of {what.partition('#')[0]}: the text it trains on"
     else:
-        raise unknown_name("XTuner", PREFIX, what, bundled)
+        raise unknown_name("XTuner", PREFIX, what, xtuner_names())
     tokens = tokens_of(checkpoint)
     bos = _bos(tokens, checkpoint)
     return source_of(PREFIX + what, description, xtuner_form(name, fields, bos, tokens), tokens)
 
 
+def _is_file(what: str) -> bool:
+    """Whether `what` is a path rather than a name; `v1/NAME` is none unless there is such a directory."""
+    named = what.startswith(V1) and not what.endswith(".py") and not is_directory(what)
+    return is_path(what, (".py",)) and not named
+
+
 def xtuner_names() -> tuple[str, ...]:
-    """Return the names of XTuner's own templates, those the form cannot say included."""
-    return tuple(facts("xtuner")["templates"])
+    """Return the names of XTuner's own templates, v1's and those the form cannot say included."""
+    return *facts("xtuner")["templates"], *xtuner_v1_names()
 
 
 def xtuner_form(name: str, fields: Mapping[str, Any], bos: str, tokens: Tokens) -> ChatTemplate:
