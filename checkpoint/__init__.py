@@ -7,6 +7,7 @@ from checkpoint.model import ChatTemplates, Checkpoint
 from checkpoint.rows import DerivedRows, Rows, StoredRows
 from checkpoint.safetensors import TensorInfo
 from checkpoint.sentencepiece import Piece, PieceKind, PieceModel, read_pieces
+from checkpoint.stored_tensors import quantized_weights
 from checkpoint.tokenizer import AddedToken, Tokenizer
 from checkpoint.weights import Weights
 
@@ -28,6 +29,7 @@ __all__ = [
     "TensorInfo",
     "Tokenizer",
     "Weights",
+    "quantized_weights",
     "read_pieces",
     "survey",
 ]

@@ -10,7 +10,7 @@ from checkpoint.model import Checkpoint
 from checkpoint.safetensors import TensorInfo
 from checkpoint.weights import Weights, list_names
 
-__all__ = ["check_tensors", "embedding_of"]
+__all__ = ["check_tensors", "embedding_of", "quantized_weights"]
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "word_embedding")
 _HEADS = ("lm_head.weight", "output.weight", "embed_out.weight", "output_layer.weight")
@@ -23,7 +23,7 @@ _INTEGERS = {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
 def check_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield what the headers tell about the weights; of two matrices a few rows are compared."""
     yield from _pickled(checkpoint)
-    yield from _quantized(checkpoint)
+    yield from quantized_weights(checkpoint)
     yield from _integers(checkpoint)
     yield from _unlisted(checkpoint)
     yield from _shapes(checkpoint)
@@ -65,7 +65,8 @@ def _integers(checkpoint: Checkpoint) -> Iterator[Finding]:
             return
 
 
-def _quantized(checkpoint: Checkpoint) -> Iterator[Finding]:
+def quantized_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Yield a finding if the weights are no plain numbers, by config.json or by the tensors themselves."""
     method = checkpoint.config.quantization
     marks = [
         name for name in checkpoint.weights.names if name.endswith(_BITSANDBYTES) or "quant_state" in name

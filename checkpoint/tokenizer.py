@@ -227,7 +227,9 @@ def _missing(directory: Path) -> CheckpointFlaw:
         else "Copy tokenizer.json and tokenizer_config.json from the base model: not every merge saves them."
     )
     older = ", only the older tokenizer files" if slow else ""
-    return CheckpointFlaw("tokenizer-missing", f"{directory} has no tokenizer.json{older}.", hint=hint)
+    return CheckpointFlaw(
+        "tokenizer-missing", f"{directory} has neither tokenizer.json nor tokenizer.model{older}.", hint=hint
+    )
 
 
 def _named(name: str, config: Mapping[str, Any], special: Mapping[str, Any], path: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint import Checkpoint, Finding, ModelConfig, Rows, TensorInfo
+from checkpoint import Checkpoint, Finding, ModelConfig, Rows, TensorInfo, quantized_weights
 from convert.architectures import Family, TensorRule, sizes
 from convert.rows import computed, stacked
 from errors import ConversionError
@@ -78,11 +78,8 @@ def map_tensors(
     quantized weights.
     """
     config = checkpoint.config
-    if config.quantization:
-        raise ConversionError(
-            f"The weights in {checkpoint.path} are quantized already ({config.quantization}).",
-            hint="Merge the adapter into the original 16-bit base model, and convert that.",
-        )
+    for finding in quantized_weights(checkpoint):
+        raise ConversionError(f"{checkpoint.path}: {finding.message}", hint=finding.fix)
     expected = tuple(_expected(family, config))
     ignored = re.compile("|".join([*family.ignored, *(f".*{re.escape(end)}" for end in _IGNORED)]))
     infos = {info.name: info for info in checkpoint.weights if not ignored.fullmatch(info.name)}

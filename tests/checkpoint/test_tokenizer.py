@@ -211,7 +211,7 @@ def test_text_that_is_no_unicode() -> None:
 
 
 def test_files_in_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointFlaw, match=r"no tokenizer\.json") as caught:
+    with pytest.raises(CheckpointFlaw, match=r"neither tokenizer\.json nor tokenizer\.model") as caught:
         Tokenizer.open(tmp_path)
     assert caught.value.code == "tokenizer-missing"
     (tmp_path / "vocab.json").write_bytes(b"{}")

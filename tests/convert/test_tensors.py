@@ -145,7 +145,7 @@ def test_quantized_storage_is_refused(make_checkpoint: Make, tmp_path: Path) -> 
 def test_a_quantized_checkpoint_is_refused(make_checkpoint: Make, tmp_path: Path) -> None:
     directory = make_checkpoint()
     edit_json(directory / "config.json", quantization_config={"quant_method": "bitsandbytes"})
-    with pytest.raises(ConversionError, match=r"quantized already \(bitsandbytes\)"):
+    with pytest.raises(ConversionError, match=r"quantized by bitsandbytes \(quantization_config\)"):
         _plan(directory, tmp_path)
 
 
