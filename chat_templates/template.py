@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chat_templates.dates import dated, filled
+from chat_templates.rounds import ROUND, numbered
 from chat_templates.thinking import Thinking, reasoning_of, stripped_at_start
 from chat_templates.tools import ToolFormat
 from errors import TemplateError
@@ -114,7 +115,7 @@ class ChatTemplate:
         if self.system_placement == "own_turn":
             out.append(block)
             block = ""
-        last = len(turns) - 1
+        last, questions = len(turns) - 1, 0
         asked = max((i for i, message in enumerate(turns) if message["role"] == "user"), default=-1)
         for index, message in enumerate(turns):
             role = message["role"]
@@ -124,8 +125,10 @@ class ChatTemplate:
                 out.append(special)
             elif role == "user":
                 here = self.system_placement != "last_user" or index == last
-                lead = (block if here else "") + (self.last_question if index == last else "")
-                out.append(self.user.around(lead + self._shown(role, content)))
+                before = (block if here else "") + (self.last_question if index == last else "")
+                questions += 1
+                out.append(numbered(self.user.prefix, questions) + before + self._shown(role, content))
+                out.append(self.user.suffix)
                 block = "" if here else block
             elif role == "assistant":
                 open_end = continue_final_message and index == last
@@ -149,6 +152,11 @@ class ChatTemplate:
     def dated(self) -> bool:
         """Whether today's date is part of its texts."""
         return dated(self)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the text in front of a question holds its number."""
+        return ROUND in self.user.prefix
 
     def on(self, now: datetime.datetime) -> ChatTemplate:
         """Return the template as it is on the day `now`."""

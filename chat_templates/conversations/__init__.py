@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chat_templates.rounds import numbered
 from chat_templates.template import ChatTemplate, Message
 
 __all__ = ["CLASSES", "Case", "cases_of"]
@@ -80,6 +81,6 @@ def _with_markers(form: ChatTemplate) -> tuple[Case, ...]:
                 {"role": "user", "content": f"And twice, {text}{text}so?"},
             ),
         )
-        for text in sorted(texts)
+        for text in sorted(numbered(text, 1) for text in texts)
         if text.strip()
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from chat_templates.dates import pieces
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.jinja_engine import JinjaRequest, shared_worker, switch
+from chat_templates.rounds import ROUND
 from chat_templates.template import ChatTemplate, Markup, Message
 from chat_templates.thinking import Strip, Thinking
 
@@ -94,6 +95,8 @@ def _lines(form: ChatTemplate) -> Iterator[str]:
         yield from _block_or_text(form, _literal(form.no_system))
     else:
         yield from _system(form, form.system)
+    if form.counted:
+        yield "{%- set question = namespace(number=0) %}"
     yield from _last_question(form)
     yield "{%- for message in turns %}"
     yield "    {%- set content = message['content'] if message['content'] else '' %}"
@@ -206,7 +209,11 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
         block += f"({_literal(form.last_question)} if loop.last else '') + "
     user = block + _content(form, "user")
     yield "    {%- if message['role'] == 'user' %}"
-    yield f"        {{{{- {_joined(form.user.prefix, user, form.user.suffix)} }}}}"
+    if form.counted:
+        yield "        {%- set question.number = question.number + 1 %}"
+        prefix = " ~ question.number ~ ".join(map(_literal, form.user.prefix.split(ROUND)))
+        user = f"({prefix}) + {user}"
+    yield f"        {{{{- {_joined('' if form.counted else form.user.prefix, user, form.user.suffix)} }}}}"
     if first_user:
         yield "        {%- set pending.block = '' %}"
     yield "    {%- elif message['role'] == 'assistant' %}"

@@ -111,6 +111,8 @@ def limits(form: ChatTemplate, facts: DialectFacts | None = None) -> dict[str, s
         found["repeated"] = "the text before a user message can only be written behind an assistant's answer"
     if form.dated:
         found["chat"] = "today's date is part of the prompt, an LMDeploy JSON holds fixed texts only"
+    elif form.counted:
+        found["chat"] = "the questions are numbered, an LMDeploy JSON has one text for all"
     elif form.last_question:
         found["chat"] = "the last question is written otherwise than those before it"
     elif form.system_placement == "last_user":

@@ -17,6 +17,7 @@ from chat_templates.dialects.gotemplate_values import quote
 from chat_templates.dialects.ollama_dates import DECLARATION, date_definitions, literal
 from chat_templates.dialects.ollama_legacy import legacy_prompt
 from chat_templates.dialects.ollama_messages import collate, variables, without_thoughts
+from chat_templates.rounds import ROUND
 from chat_templates.template import ChatTemplate, Markup, Message
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def _write(form: ChatTemplate, facts: DialectFacts) -> str:
     lines = [*ollama_thinking.definitions(form), *ollama_tools.definitions(form)]
     if form.system_placement == "first_user":
         lines.append("{{- $asked := false }}")
+    if form.counted:  # Go's templates cannot add; a text grows by a character with every question
+        lines.append('{{- $questions := "" }}')
     lines += ollama_thinking.preamble(form)
     if form.tools is not None:
         lines.append('{{- $run := "" }}{{ $fresh := true }}')
@@ -206,6 +209,11 @@ def _user(form: ChatTemplate) -> str:
     content = _content(form, "user")
     if form.last_question:
         content = f"{{{{ if $last }}}}{literal(form.last_question)}{{{{ end }}}}{content}"
+    if form.counted:
+        prefix = "{{ len $questions }}".join(map(literal, form.user.prefix.split(ROUND)))
+        return (
+            '{{ $questions = print $questions "." }}' + prefix + block + content + literal(form.user.suffix)
+        )
     if form.tools is None:
         return _around(form.user, block + content)
     return ollama_tools.user_turn(form, block, content)

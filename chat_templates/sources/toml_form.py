@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chat_templates.dates import marked
+from chat_templates.rounds import ROUND
 from chat_templates.template import ChatTemplate, Markup
 from chat_templates.thinking import STRIPS, Thinking, Thought
 from errors import TemplateError, UsageError
@@ -123,7 +124,7 @@ def parse_form(data: Mapping[str, Any], where: str, *, name: str, tokens: Tokens
     thinking = reader.table("thinking")
     form = ChatTemplate(
         name=reader.text(data, "name", name),
-        user=reader.markup("user") or Markup(),
+        user=reader.question(),
         assistant=reader.markup("assistant") or Markup(),
         generation_prompt=reader.text(data, "generation_prompt", ""),
         system=reader.markup("system"),
@@ -197,6 +198,10 @@ class _Reader:
     def _thought(self, table: Mapping[str, Any]) -> Thought:
         strips = {key: table[key] for key in ("strip", "strip_answer") if key in table}
         return Thought(self.text(table, "prefix", ""), self.text(table, "suffix", ""), **strips)
+
+    def question(self) -> Markup:
+        markup = self.markup("user") or Markup()
+        return Markup(markup.prefix.replace("{round}", ROUND), markup.suffix)
 
     def text(self, table: Mapping[str, Any], key: str, default: str) -> str:
         return self._filled(table.get(key, default))

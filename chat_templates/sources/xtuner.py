@@ -12,6 +12,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from chat_templates.rounds import ROUND
 from chat_templates.sources.python_values import Unreadable
 from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.trainers import (
@@ -138,18 +139,17 @@ def _around(name: str, key: str, text: str, field: str) -> Markup | None:
         pieces = list(string.Formatter().parse(text))
     except ValueError as error:
         raise TemplateError(f"{where} is no format string: {error}.", hint=_HINT) from error
+    counted = field == "input" and pieces and pieces[0][1] == "round"
     found = [piece[1] for piece in pieces if piece[1] is not None]
-    if "round" in found:
+    if found != (["round", field] if counted else [field]) or any(piece[2] or piece[3] for piece in pieces):
         raise TemplateError(
-            f"{where} counts the turns with {{round}}, so every turn has a text of its own; a form has one "
-            "text for all of them.",
-            hint="Write a Jinja template with the number of the turn, and name it: --template FILE.jinja.",
+            f"{where} must hold {{{field}}} once and no other field"
+            + (", but for {round} in front of it." if field == "input" else "."),
+            hint=_HINT,
         )
-    if found != [field] or any(piece[2] or piece[3] for piece in pieces):
-        raise TemplateError(f"{where} must hold {{{field}}} once and no other field.", hint=_HINT)
-    at = next(i for i, piece in enumerate(pieces) if piece[1] is not None)
+    at = next(i for i, piece in enumerate(pieces) if piece[1] == field)
     texts = [piece[0] for piece in pieces]
-    return Markup("".join(texts[: at + 1]), "".join(texts[at + 1 :]))
+    return Markup((ROUND if counted else "").join(texts[: at + 1]), "".join(texts[at + 1 :]))
 
 
 def _bos(tokens: Tokens, checkpoint: Checkpoint | None) -> str:

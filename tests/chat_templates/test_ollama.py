@@ -15,6 +15,7 @@ from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.ollama import OllamaDialect, collate, limits
 from chat_templates.dialects.ollama_thinking import marks_in
+from chat_templates.rounds import ROUND
 from chat_templates.sources.source import TemplateSource
 from chat_templates.template import ChatTemplate, Markup, Thinking
 from errors import TemplateError
@@ -142,6 +143,7 @@ VARIANTS = {
     "thinking, an answer prefix": form(
         thinking=Thinking(strip_history=False, prefix="<|im_start|>A "), trimmed=frozenset({"assistant"})
     ),
+    "questions with numbers": form(user=Markup(f"[Round {ROUND}] Q: ", "\n"), bos="<s>"),
     "tool results": form(tool=Markup("<tool>", "</tool>")),
     "awkward text": form(
         user=Markup('{{ "x" }}`\u3000\u00a0', '"""\r\n{{/* c */}} -}} \u200d'), separator="  "

@@ -27,7 +27,6 @@ from tests.chat_templates.trainings import check, conversations
 
 TOKENS = Tokens("<s>", "</s>", known=True)
 NAMES = tuple(facts("xtuner")["templates"])
-SAYABLE = [name for name in NAMES if name != "chatglm2"]
 DEEPSEEK_QWEN = {
     "SYSTEM": "{system}\n\n",
     "INSTRUCTION": "<｜User｜>{input}<｜Assistant｜>",
@@ -64,7 +63,7 @@ def test_there_are_27_names() -> None:
     assert len(NAMES) == 27
 
 
-@pytest.mark.parametrize("name", SAYABLE)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_text_is_the_one_that_xtuner_trains_on(name: str) -> None:
     check_all(form_of(name), xtuner_templates()[name], Characters("<s>", "</s>"))
 
@@ -79,13 +78,19 @@ def test_a_template_without_system_refuses_one() -> None:
         form_of("minicpm").render([{"role": "system", "content": "Hi"}, {"role": "user", "content": "Hi"}])
 
 
-def test_a_template_that_counts_the_turns_is_refused_by_reason() -> None:
-    with pytest.raises(TemplateError, match=r"chatglm2.*counts the turns with \{round\}") as caught:
-        load_source("xtuner:chatglm2", None)
-    assert caught.value.exit_code == 3
+def test_a_template_that_counts_the_questions_says_their_numbers() -> None:
+    form = form_of("chatglm2")
+    prompt = form.render([*CHAT, {"role": "user", "content": "C"}])
+    assert prompt == "<s>[Round 1]\n\n问：A\n\n答：B</s>\n\n<s>[Round 2]\n\n问：C\n\n答："
+    proof = prove(source_of("xtuner:chatglm2", "chatglm2", form, TOKENS), None)
+    assert proof.dialects["ollama"].ok
+    assert "numbered" in (proof.dialects["lmdeploy"].refusal or "")
 
 
-@pytest.mark.parametrize("name", SAYABLE)
+CHAT = ({"role": "user", "content": "A"}, {"role": "assistant", "content": "B"})
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_jinja_is_exact_for_plain_chats(name: str) -> None:
     source = source_of(f"xtuner:{name}", name, form_of(name), TOKENS)
     assert prove(source, None, ("jinja",)).dialects["jinja"].exact
