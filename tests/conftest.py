@@ -15,8 +15,10 @@ from errors import EngineMissing
 from files import cache_dir
 from tests.checkpoints import write_random_checkpoint
 
-# A shell's background job ignores Ctrl-C, and so would every process that a test presses it in.
+# A shell's background job ignores Ctrl-C and one under nohup a hangup too, and so would every process that a
+# test sends them to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _SAMPLE_FORM = 1  # raise it when write_sample writes other bytes, so that no test sees an older sample
 
