@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.base import MODEL, TEMPLATE, Result, open_model, print_json, verb
+from commands.keys import KEY_VARIABLE, takes_key
 from errors import CheckFailed, EngineFailed, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def engines() -> Result:
     help="0 takes a free port. [default: 8000; ollama: OLLAMA_HOST's, else 11434]",
 )
 @click.option("--name", help="The model's name in the API [default: the directory's name]")
-@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="Require this key (better: set PORTSIDE_API_KEY).")
+@takes_key
 @click.option(
     "--as-is", is_flag=True, help="Serve the checkpoint untouched: repair neither template nor stops."
 )
@@ -82,11 +83,11 @@ def serve(dry_run: bool, detach: bool, restart: bool | None, as_json: bool, **op
     import console
     from deploy import Restarts, ServeRequest, plan_serving, serve_in_foreground
 
-    if options["host"] not in ("127.0.0.1", "localhost", "::1") and not options["api_key"]:
-        console.print_warning("Anyone who reaches this address can use the model; set PORTSIDE_API_KEY.")
     request = ServeRequest(**options)
     with console.progress("Preparing the model") as advance:
         plan = plan_serving(request, progress=advance, execute=not dry_run)
+    if not detach or dry_run:  # the command that runs in the background tells it, and is passed on
+        _warn_of_strangers(plan)
     if dry_run:
         console.show_serve_plan(plan, as_json=as_json)
         return 0
@@ -100,12 +101,27 @@ def serve(dry_run: bool, detach: bool, restart: bool | None, as_json: bool, **op
         return error.exit_code
 
 
+def _warn_of_strangers(plan: ServePlan) -> None:
+    """Say so when other machines can use the model without a key."""
+    import console
+    from deploy.ports import is_loopback
+
+    if plan.api_key or plan.attached or is_loopback(plan.host):
+        return
+    way = (
+        "Ollama knows no API keys: keep it on 127.0.0.1, or behind a proxy that wants one."
+        if plan.engine == "ollama"
+        else f"Give it a key with --api-key-file FILE or {KEY_VARIABLE}."
+    )
+    console.print_warning(f"Anyone who reaches {plan.host} can use the model. {way}")
+
+
 def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> int:
     """Run the same command in a session of its own; return 0 once it serves, or its exit code."""
     import console
     from deploy.servers import start_server
 
-    secret = {"PORTSIDE_API_KEY": options["api_key"]} if options["api_key"] else {}
+    secret = {KEY_VARIABLE: options["api_key"] or ""}  # where `ps` does not show it
     given = {**options, "host": plan.host, "port": plan.port, "name": plan.name, "api_key": None}
     engine, model, more = given.pop("engine"), str(given.pop("model")), given.pop("engine_args")
     server, code = start_server(
@@ -202,7 +218,7 @@ def stop(names: tuple[str, ...], everything: bool) -> Result:
     "--checkpoint", "model", type=click.Path(path_type=Path), help="Compare with this model's training."
 )
 @TEMPLATE
-@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
+@takes_key
 @click.option("--model-name", help="The model to ask [default: the first the server lists]")
 @verb
 def health(url: str, model: Path | None, source: str, api_key: str | None, model_name: str | None) -> Result:
@@ -233,7 +249,7 @@ def health(url: str, model: Path | None, source: str, api_key: str | None, model
 @click.option("--system", help="A system message.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Length of an answer at most.")
-@click.option("--api-key", envvar="PORTSIDE_API_KEY", help="The server's key (or set PORTSIDE_API_KEY).")
+@takes_key
 @click.option("--model-name", "model", help="The model to ask [default: the first the server lists]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 def chat(as_json: bool, **options: Any) -> None:

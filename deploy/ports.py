@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from pathlib import Path
 from typing import Any
 
 from errors import EngineFailed, UsageError
 
-__all__ = ["free_port", "is_open", "probe_host", "require_bindable", "url_of"]
+__all__ = ["free_port", "is_loopback", "is_open", "probe_host", "require_bindable", "url_of"]
 
 _WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1", "*": "127.0.0.1"}
 
@@ -61,6 +62,15 @@ def is_open(host: str, port: int, timeout: float = 1.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a server that listens on `host`.
+
+    Raises `UsageError` for a name that does not resolve.
+    """
+    _, address = _resolve(host, 0)
+    return ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:

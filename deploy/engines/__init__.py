@@ -14,6 +14,9 @@ __all__ = ["ENGINES", "EngineFound", "ServePlan", "ServeRequest", "detect_engine
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm(), Lmdeploy(), Ollama())}
 
+_KEY_FLAGS = ("--api-key", "--api-keys", "--api-key-file")
+"""With which llama-server, vLLM and LMDeploy are told a key."""
+
 
 def detect_engines() -> tuple[EngineFound, ...]:
     """Return every runtime of every engine, installed or not."""
@@ -25,12 +28,17 @@ def plan_serving(
 ) -> ServePlan:
     """Return the plan for `request`; with `execute`, what the engine loads is made, too (that may take long).
 
-    Raises `UsageError` for an unknown engine, `EngineMissing`, what reading the model raises, and, with
-    `execute`, `EngineFailed` for a taken port, before anything is made.
+    Raises `UsageError` for an unknown engine and for a key among its arguments, `EngineMissing`, what reading
+    the model raises, and, with `execute`, `EngineFailed` for a taken port, before anything is made.
     """
     engine = ENGINES.get(request.engine)
     if engine is None:
         raise UsageError(f"There is no engine {request.engine!r}.", hint=f"Engines: {', '.join(ENGINES)}.")
+    if any(word.partition("=")[0] in _KEY_FLAGS for word in request.engine_args):
+        raise UsageError(
+            "An API key among the engine's arguments is shown by `ps`, and the checks do not know it.",
+            hint="Give it to Portside with --api-key-file FILE or PORTSIDE_API_KEY, in front of the --.",
+        )
     plan = engine.plan(request)
     if execute:
         if not plan.attached:

@@ -45,7 +45,7 @@ class ServeRequest:
     port: int | None = None
     """0 takes a free one, None the engine's usual one."""
     name: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     as_is: bool = False
     runtime: str | None = None
     allow_unhealthy: bool = False
