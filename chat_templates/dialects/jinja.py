@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from chat_templates.dates import pieces
+from chat_templates.dialects import jinja_tools
 from chat_templates.dialects.base import DialectFacts, DialectRefused
+from chat_templates.dialects.jinja_text import joined, literal, out, refuse, trimmed
 from chat_templates.jinja_engine import JinjaRequest, shared_worker, switch
 from chat_templates.rounds import ROUND
 from chat_templates.template import ChatTemplate, Markup, Message
@@ -30,7 +31,6 @@ _STRIP_START: Mapping[Strip, str] = {
     "line_feeds": ".lstrip('\\n')",
     "white_space": ".lstrip()",
 }
-_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class JinjaDialect:
@@ -89,10 +89,16 @@ def write_jinja(form: ChatTemplate) -> str:
 def _lines(form: ChatTemplate) -> Iterator[str]:
     yield f"{{#- The {_comment(form.name)} chat template, written by Portside from its texts. -#}}"
     if form.bos:
-        yield _out(form.bos)
+        yield out(form.bos)
     if form.system is None:
         yield "{%- set turns = messages %}"
-        yield from _block_or_text(form, _literal(form.no_system))
+        if form.tools is None:
+            yield from _block_or_text(form, literal(form.no_system))
+        else:
+            yield f"{{%- set lead = {literal(form.tools.alone)} %}}"
+            yield f"{{%- set block = {literal(form.no_system)} %}}"
+            yield from jinja_tools.offer(form.tools)
+            yield from _block_or_text(form, "block")
     else:
         yield from _system(form, form.system)
     if form.counted:
@@ -101,7 +107,7 @@ def _lines(form: ChatTemplate) -> Iterator[str]:
     yield "{%- for message in turns %}"
     yield "    {%- set content = message['content'] if message['content'] else '' %}"
     yield "    {%- if content is not string %}"
-    yield f"        {_refuse(f'The chat template {form.name!r} takes text only.')}"
+    yield f"        {refuse(f'The chat template {form.name!r} takes text only.')}"
     yield "    {%- endif %}"
     yield from _thoughts(form)
     yield from _roles(form)
@@ -116,22 +122,26 @@ def _lines(form: ChatTemplate) -> Iterator[str]:
 
 def _system(form: ChatTemplate, markup: Markup) -> Iterator[str]:
     """Set `block` to the text of the system block and `turns` to the other messages."""
-    missing = _literal(form.missing_system)
+    missing = literal(form.missing_system)
     yield "{%- if messages and messages[0]['role'] == 'system' %}"
     yield "    {%- set system = messages[0]['content'] if messages[0]['content'] else '' %}"
     if "system" in form.trimmed:
         yield "    {%- set system = system | trim %}"
-    block = _joined(markup.prefix, "''" if "system" in form.dropped else "system", markup.suffix)
+    block = joined(markup.prefix, "''" if "system" in form.dropped else "system", markup.suffix)
     if form.empty_system == "absent":
         block = f"({block}) if system else {missing}"
     elif form.empty_text is not None:
-        block = f"({block}) if system else {_literal(form.empty_text)}"
+        block = f"({block}) if system else {literal(form.empty_text)}"
     yield f"    {{%- set block = {block} %}}"
+    yield from jinja_tools.lead(form, "system")
     yield "    {%- set turns = messages[1:] %}"
     yield "{%- else %}"
     yield f"    {{%- set block = {missing} %}}"
+    yield from jinja_tools.lead(form, None)
     yield "    {%- set turns = messages %}"
     yield "{%- endif %}"
+    if form.tools is not None:
+        yield from jinja_tools.offer(form.tools)
     yield from _block_or_text(form, "block")
 
 
@@ -169,7 +179,7 @@ def _thoughts(form: ChatTemplate) -> Iterator[str]:
     past = "loop.index0 < asked.index" if _needs_question(thinking) else "not loop.last"
     arms = [*_thought_arms(thinking)]
     if thinking.strip_history:
-        close = _literal(thinking.close)
+        close = literal(thinking.close)
         stripped = "not loop.last" if thinking.strip_current else past
         answer = f"content.split({close})[-1]{_STRIP_START[thinking.strip_after]}"
         condition = f"message['role'] == 'assistant' and {stripped} and {close} in content"
@@ -195,7 +205,7 @@ def _thought_arms(thinking: Thinking) -> Iterator[tuple[str, str, str]]:
     for condition, thought in arms.items():
         if thought is not None:
             said = f"{field}{_STRIP[thought.strip]}"
-            text = _joined(thought.prefix, said, thought.suffix)
+            text = joined(thought.prefix, said, thought.suffix)
             yield condition, text, f"content{_STRIP_START[thought.strip_answer]}"
 
 
@@ -206,33 +216,35 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
         "(pending.block if loop.last else '') + " if last_user else "pending.block + " if first_user else ""
     )
     if form.last_question:
-        block += f"({_literal(form.last_question)} if loop.last else '') + "
+        block += f"({literal(form.last_question)} if loop.last else '') + "
     user = block + _content(form, "user")
-    yield "    {%- if message['role'] == 'user' %}"
+    yield from jinja_tools.special_turns(form)
+    keyword = "if" if form.tools is None else "elif"
+    yield f"    {{%- {keyword} message['role'] == 'user' %}}"
     if form.counted:
         yield "        {%- set question.number = question.number + 1 %}"
-        prefix = " ~ question.number ~ ".join(map(_literal, form.user.prefix.split(ROUND)))
+        prefix = " ~ question.number ~ ".join(map(literal, form.user.prefix.split(ROUND)))
         user = f"({prefix}) + {user}"
-    yield f"        {{{{- {_joined('' if form.counted else form.user.prefix, user, form.user.suffix)} }}}}"
+    yield f"        {{{{- {joined('' if form.counted else form.user.prefix, user, form.user.suffix)} }}}}"
     if first_user:
         yield "        {%- set pending.block = '' %}"
     yield "    {%- elif message['role'] == 'assistant' %}"
-    assistant = _joined("", _content(form, "assistant"), form.assistant.suffix)
-    begun = f"({_literal(form.begun)} if loop.last else '')" if form.begun else ""
+    assistant = joined("", _content(form, "assistant"), form.assistant.suffix)
+    begun = f"({literal(form.begun)} if loop.last else '')" if form.begun else ""
     if form.thinking and (form.thinking.past or form.thinking.current):
         begun = f"(thought or {begun})" if begun else "thought"
     begun += " + " if begun else ""
     yield f"        {{{{- {_answer_prefix(form)}{begun}{assistant} }}}}"
     if form.separator:
         yield "        {%- if not loop.last %}"
-        yield f"            {_out(form.separator)}"
+        yield f"            {out(form.separator)}"
         yield "        {%- endif %}"
-    if form.tool is not None:
+    if form.tools is None and form.tool is not None:
         yield "    {%- elif message['role'] == 'tool' %}"
-        tool = _joined(form.tool.prefix, _content(form, "tool"), form.tool.suffix)
+        tool = joined(form.tool.prefix, _content(form, "tool"), form.tool.suffix)
         yield f"        {{{{- {tool} }}}}"
     yield "    {%- else %}"
-    said = _literal(f"The chat template {form.name!r} has no place here for the role ")
+    said = literal(f"The chat template {form.name!r} has no place here for the role ")
     yield f"        {{{{- raise_exception({said} + message['role']) }}}}"
     yield "    {%- endif %}"
 
@@ -240,53 +252,23 @@ def _roles(form: ChatTemplate) -> Iterator[str]:
 def _generation_prompt(form: ChatTemplate) -> str:
     usual, thinking = form.generation_prompt, form.thinking
     if thinking is None or not thinking.switched:
-        return _literal(usual)
-    on, off = (_literal(thinking.generation_prompt(usual, switch)) for switch in (True, False))
-    return (
-        f"({_literal(usual)}) if enable_thinking is not defined else ({on}) if enable_thinking else ({off})"
-    )
+        return literal(usual)
+    on, off = (literal(thinking.generation_prompt(usual, switch)) for switch in (True, False))
+    return f"({literal(usual)}) if enable_thinking is not defined else ({on}) if enable_thinking else ({off})"
 
 
 def _answer_prefix(form: ChatTemplate) -> str:
     """Return the text before an answer as the first operand of a sum, "" if there is none."""
-    plain, thinking = _literal(form.assistant.prefix), form.thinking
+    plain, thinking = literal(form.assistant.prefix), form.thinking
     if thinking and thinking.prefix is not None:
-        content = _trimmed(form, "assistant")
-        marked = f"{_literal(thinking.open)} in {content} or {_literal(thinking.close)} in {content}"
-        return f"({_literal(thinking.prefix)} if {marked} else {plain}) + "
+        content = trimmed(form, "assistant")
+        marked = f"{literal(thinking.open)} in {content} or {literal(thinking.close)} in {content}"
+        return f"({literal(thinking.prefix)} if {marked} else {plain}) + "
     return f"{plain} + " if form.assistant.prefix else ""
 
 
 def _content(form: ChatTemplate, role: str) -> str:
-    return "''" if role in form.dropped else _trimmed(form, role)
-
-
-def _trimmed(form: ChatTemplate, role: str) -> str:
-    return "(content | trim)" if role in form.trimmed else "content"
-
-
-def _joined(prefix: str, expression: str, suffix: str) -> str:
-    parts = [_literal(prefix) if prefix else "", expression, _literal(suffix) if suffix else ""]
-    return " + ".join(part for part in parts if part)
-
-
-def _out(text: str) -> str:
-    return f"{{{{- {_literal(text)} }}}}"
-
-
-def _refuse(text: str) -> str:
-    return f"{{{{- raise_exception({_literal(text)}) }}}}"
-
-
-def _literal(text: str) -> str:
-    """Return an expression for `text`: Jinja strings, and calls for today's date between them."""
-    parts = [f"strftime_now({_quoted(part)})" if date else _quoted(part) for part, date in pieces(text)]
-    return " + ".join(parts) or "''"
-
-
-def _quoted(text: str) -> str:
-    """Return `text` as a Jinja string that no lexer can end early or rewrite."""
-    return "'" + "".join(_ESCAPES.get(character, character) for character in text) + "'"
+    return "''" if role in form.dropped else trimmed(form, role)
 
 
 def _comment(text: str) -> str:

@@ -14,10 +14,12 @@ from chat_templates import prove
 from chat_templates.conversations import cases_of
 from chat_templates.dialects.base import DialectFacts
 from chat_templates.dialects.gotemplate import GoTemplate
+from chat_templates.dialects.jinja import write_jinja
 from chat_templates.dialects.ollama import OllamaDialect, collate
 from chat_templates.dialects.ollama_thinking import marks_in
 from chat_templates.dialects.ollama_tools import definitions
 from chat_templates.dialects.ollama_values import tool_value
+from chat_templates.jinja_engine import JinjaRequest, RenderFailed, shared_worker, switch
 from chat_templates.sources import source_of_jinja
 from chat_templates.sources.source import TemplateSource
 from chat_templates.tools import JsonStyle, write_json
@@ -234,3 +236,32 @@ def test_a_tool_that_is_none_is_an_error() -> None:
         tool_value({"type": "function", "function": {"name": "x", "parameters": [1]}})
     with pytest.raises(TemplateError, match="parameter"):
         tool_value({"function": {"name": "x", "parameters": {"properties": {"a": 1}}}})
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_the_jinja_written_from_the_form_says_the_same(name: str) -> None:
+    form = _source(name).form
+    assert form is not None
+    jinja = write_jinja(form)
+    for case in (*cases_of("tools"), *cases_of("thinking"), *cases_of("chat")):
+        request = JinjaRequest(case.messages, tools=case.tools, variables={**switch(case.thinking)})
+        assert shared_worker().render(jinja, request) == form.render(
+            case.messages, tools=case.tools, thinking=case.thinking
+        ), case.name
+
+
+@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("name", STYLES)
+def test_the_jinja_written_from_the_form_treats_calls_the_same(name: str, talk: str) -> None:
+    form = _source(name).form
+    assert form is not None
+    begun = TALKS[talk][-1]["role"] == "assistant"
+    wishes: dict[str, Any] = {"add_generation_prompt": not begun, "continue_final_message": begun}
+    request = JinjaRequest(TALKS[talk], tools=[AWKWARD, PLAIN], **wishes)
+    said = shared_worker().render_all(write_jinja(form), [request])[0]
+    try:
+        wanted = form.render(TALKS[talk], tools=[AWKWARD, PLAIN], **wishes)
+    except TemplateError:
+        assert isinstance(said, RenderFailed)
+    else:
+        assert said == wanted
