@@ -44,7 +44,14 @@ def key_file(directory: Path, text: str = KEY + "\n") -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("way", ["file", "environment", "option"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("file", marks=pytest.mark.engines),
+        "environment",
+        pytest.param("option", marks=pytest.mark.engines),
+    ],
+)
 def test_nobody_sees_the_key_of_a_server_in_the_background(
     sample: Path, tmp_path: Path, home: Path, way: str
 ) -> None:
