@@ -3,13 +3,16 @@
 `python -m tests.engines.fake_ollama serve` listens on OLLAMA_HOST and keeps blobs in OLLAMA_MODELS. The
 TEMPLATE of a model is executed by Go's own text/template; the rendered prompt is completed by the real
 llama.cpp, started when a model is first used, as Ollama starts its runner. Misbehaviour is asked for with
-FAKE_OLLAMA, a list of:
+FAKE_OLLAMA, a list of what follows or `@FILE`, which is read with every request:
 
     drop-template   forget the TEMPLATE, as when the GGUF's own one is taken
+    half-template   leave out what the TEMPLATE writes in front of an answer
     rename          list a created model under another name
-    no-load         the runner dies while it loads
+    no-load         the runner dies while it loads, and one that runs is gone
     refuse          /api/create ends in an error under HTTP 200
     corrupt         a byte is lost while a blob is stored
+    silent          the model says nothing
+    stuck           the runner does not answer
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -34,9 +38,13 @@ from deploy.ports import free_port, is_open
 from tests.chat_templates.go_oracle.oracle import go_oracle
 
 VERSION = os.environ.get("FAKE_OLLAMA_VERSION", "0.24.0")
-FAULTS = os.environ.get("FAKE_OLLAMA", "").split(",")
+_FAULTS = os.environ.get("FAKE_OLLAMA", "")
 
 Message = dict[str, Any]
+
+
+def faults() -> list[str]:
+    return (Path(_FAULTS[1:]).read_text() if _FAULTS.startswith("@") else _FAULTS).split(",")
 
 
 class Problem(Exception):
@@ -55,6 +63,7 @@ class Library:
         self.models: dict[str, dict[str, Any]] = {}
         self.keep_alive: dict[str, Any] = {}
         self.lock = threading.Lock()
+        self.http = httpx.Client(timeout=300, trust_env=False)
         self.loaded: str | None = None
         self.runner: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -78,10 +87,10 @@ class Library:
             if stream.read(4) != b"GGUF":
                 raise Problem(400, "unknown type")
         template = request.get("template", "{{ .Prompt }}")
-        name = request["model"] if "rename" not in FAULTS else "something-else"
+        name = request["model"] if "rename" not in faults() else "something-else"
         self.models[name if ":" in name else f"{name}:latest"] = {
             "path": str(path),
-            "template": "{{ .Prompt }}" if "drop-template" in FAULTS else template,
+            "template": template,
             "system": request.get("system", ""),
             "parameters": dict(request.get("parameters", {})),
         }
@@ -90,19 +99,22 @@ class Library:
         """Start llama.cpp on the model's blob; `/api/version` has answered long before."""
         model = self.find(name)
         with self.lock:
-            if self.loaded == model["path"] and self.runner and self.runner.poll() is None:
+            dies = "no-load" in faults()
+            if self.loaded == model["path"] and self.runner and self.runner.poll() is None and not dies:
                 return
             self.unload()
-            if "no-load" in FAULTS:
+            if dies:
                 raise Problem(500, "llama runner process has terminated: exit status 2")
             port = free_port()
             context = str(model["parameters"].get("num_ctx", 4096))
             command = [sys.executable, "-P", str(EMBEDDED), "--model", model["path"], "--port", str(port)]
-            self.runner = subprocess.Popen([*command, "--ctx-size", context])
+            # two threads would wait for each other wherever another process takes a core
+            self.runner = subprocess.Popen([*command, "--ctx-size", context, "--threads", "1"])
             self.url = f"http://127.0.0.1:{port}"
-            while not is_open("127.0.0.1", port) or httpx.get(f"{self.url}/health").status_code != 200:
+            while not is_open("127.0.0.1", port) or self.http.get(f"{self.url}/health").status_code != 200:
                 if self.runner.poll() is not None:
                     raise Problem(500, "llama runner process has terminated")
+                time.sleep(0.05)
             self.loaded = model["path"]
 
     def unload(self) -> None:
@@ -112,19 +124,52 @@ class Library:
         self.runner = self.loaded = None
 
     def render(self, name: str, messages: Sequence[Message]) -> str:
-        model = self.find(name)
+        model, template = self.find(name), self.template(name)
         merged = collate(messages)
         if model["system"] and merged[0]["role"] != "system":
             merged = [{"role": "system", "content": model["system"]}, *merged]
         system = "\n\n".join(m["content"] for m in merged if m["role"] == "system")
-        if ".Messages" in model["template"]:
+        if ".Messages" in template:
             turns = [{"Role": m["role"], "Content": m["content"]} for m in merged]
-            return self.execute(model["template"], {"System": system, "Tools": None, "Response": ""}, turns)
+            return self.execute(template, {"System": system, "Tools": None, "Response": ""}, turns)
         # legacy mode, for the template that a model without one gets: once per turn, answers follow
         parts = {"user": "Prompt", "system": "System", "assistant": "Response"}
         blank = dict.fromkeys(parts.values(), "")
         turns = [{**blank, parts[m["role"]]: m["content"]} for m in merged]
-        return "".join(self.execute(model["template"] + "{{ .Response }}", turn, None) for turn in turns)
+        return "".join(self.execute(template + "{{ .Response }}", turn, None) for turn in turns)
+
+    def template(self, name: str) -> str:
+        template: str = self.find(name)["template"]
+        if "drop-template" in faults():
+            return "{{ .Prompt }}"
+        if "half-template" in faults():
+            return template.replace("<|im_start|>assistant\\n", "").replace("<|im_start|>assistant\n", "")
+        return template
+
+    def fit(self, name: str, messages: Sequence[Message]) -> str:
+        """Render, without the oldest messages where the context is too small for all; nobody is told."""
+        kept = list(messages)
+        while (prompt := self.render(name, kept)) and self.count(prompt) >= self.context(name):
+            oldest = next((i for i, m in enumerate(kept[:-1]) if m["role"] != "system"), None)
+            if oldest is None:
+                return self.cut(prompt, self.context(name) // 2)
+            del kept[oldest]
+        return prompt
+
+    def context(self, name: str) -> int:
+        return int(self.find(name)["parameters"].get("num_ctx", 4096))
+
+    def count(self, prompt: str) -> int:
+        return len(self.tokens(prompt))
+
+    def cut(self, prompt: str, size: int) -> str:
+        body = {"tokens": self.tokens(prompt)[-size:]}
+        text: str = self.http.post(f"{self.url}/detokenize", json=body).json()["content"]
+        return text
+
+    def tokens(self, prompt: str) -> list[int]:
+        found: list[int] = self.http.post(f"{self.url}/tokenize", json={"content": prompt}).json()["tokens"]
+        return found
 
     def execute(self, template: str, data: Mapping[str, Any], messages: Any) -> str:
         with self.lock:
@@ -133,8 +178,11 @@ class Library:
             raise Problem(500, "")
         return rendered.decode()
 
-    def complete(self, request: dict[str, Any], prompt: str) -> dict[str, Any]:
-        """Let llama.cpp complete `prompt`; a request's `stop` takes the place of the Modelfile's list."""
+    def complete(self, request: dict[str, Any], prompt: str) -> Iterator[dict[str, Any]]:
+        """Let llama.cpp complete `prompt`, a piece at a time; the last has `stop`.
+
+        A request's `stop` takes the place of the Modelfile's list.
+        """
         stop = request.get("stop") or self.find(request["model"])["parameters"].get("stop", [])
         body = {
             "prompt": prompt,
@@ -142,9 +190,16 @@ class Library:
             "stop": stop,
             "temperature": request.get("temperature", 1.0),
             "top_p": request.get("top_p", 1.0),
+            "stream": True,
         }
-        found: dict[str, Any] = httpx.post(f"{self.url}/completion", json=body, timeout=300).json()
-        return found
+        if "silent" in faults():
+            body["logit_bias"] = [[self.tokens(stop[0])[0], 100.0]]
+        if "stuck" in faults():
+            time.sleep(300)
+        with self.http.stream("POST", f"{self.url}/completion", json=body) as reply:
+            for line in reply.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
 
 
 def collate(messages: Sequence[Message]) -> list[Message]:
@@ -218,7 +273,7 @@ class Handler(BaseHTTPRequestHandler):
         with partial.open("wb") as stream:
             while length > 0 and (chunk := self.rfile.read(min(length, 1 << 20))):
                 length -= len(chunk)
-                kept = chunk[:-1] if "corrupt" in FAULTS and not length else chunk
+                kept = chunk[:-1] if "corrupt" in faults() and not length else chunk
                 content.update(kept)
                 stream.write(kept)
         if f"sha256:{content.hexdigest()}" != digest:
@@ -239,15 +294,17 @@ class Handler(BaseHTTPRequestHandler):
             library.keep_alive[request["model"]] = request.get("keep_alive", "5m")
             self.answer(200, {"model": request["model"], "response": "", "done": True, "done_reason": "load"})
         elif self.path in ("/api/chat", "/v1/chat/completions"):
+            if request.get("tools") and ".Tools" not in library.find(request["model"])["template"]:
+                raise Problem(400, f"registry.ollama.ai/library/{request['model']} does not support tools")
             library.load(request["model"])
-            self.chat(request, library.render(request["model"], request["messages"]))
+            self.chat(request, library.fit(request["model"], request["messages"]))
         else:
             self.answer(404, "404 page not found", "text/plain")
 
     def create(self, request: dict[str, Any]) -> None:
         lines = [{"status": "parsing GGUF"}]
         try:
-            if "refuse" in FAULTS:
+            if "refuse" in faults():
                 raise Problem(400, "unsupported architecture")
             self.library.create(request)
             lines += [{"status": "writing manifest"}, {"status": "success"}]
@@ -260,15 +317,44 @@ class Handler(BaseHTTPRequestHandler):
         if request.get("_debug_render_only"):
             self.answer(200, {"model": request["model"], "_debug_info": {"rendered_template": prompt}})
             return
-        done = self.library.complete(request, prompt)
-        message = {"role": "assistant", "content": done["content"]}
-        reason = "length" if done["stop_type"] == "limit" else "stop"
-        if self.path == "/api/chat":
-            self.answer(200, {"message": message, "done": True, "done_reason": reason})
+        pieces = self.library.complete(request, prompt)
+        if request.get("stream") and self.path.startswith("/v1"):
+            self.stream(pieces, usage=bool((request.get("stream_options") or {}).get("include_usage")))
             return
-        used = {"prompt_tokens": done["tokens_evaluated"], "completion_tokens": done["tokens_predicted"]}
-        choice = {"index": 0, "message": message, "finish_reason": reason}
-        self.answer(200, {"object": "chat.completion", "choices": [choice], "usage": used})
+        said = list(pieces)
+        done = said[-1]
+        message = {"role": "assistant", "content": "".join(piece["content"] for piece in said)}
+        if self.path == "/api/chat":
+            self.answer(200, {"message": message, "done": True, "done_reason": _reason(done)})
+            return
+        choice = {"index": 0, "message": message, "finish_reason": _reason(done)}
+        self.answer(200, {"object": "chat.completion", "choices": [choice], "usage": _usage(done)})
+
+    def stream(self, pieces: Iterator[dict[str, Any]], *, usage: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        for piece in pieces:
+            delta = {"role": "assistant", "content": piece["content"]}
+            self.event(delta, _reason(piece) if piece["stop"] else None)
+            if piece["stop"] and usage:
+                self.event(None, None, _usage(piece))
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def event(self, delta: Any, reason: str | None, usage: Any = None) -> None:
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason}]
+        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": choices, "usage": usage}
+        self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+
+def _reason(done: Mapping[str, Any]) -> str:
+    return "length" if done["stop_type"] == "limit" else "stop"
+
+
+def _usage(done: Mapping[str, Any]) -> dict[str, int]:
+    return {"prompt_tokens": done["tokens_evaluated"], "completion_tokens": done["tokens_predicted"]}
 
 
 def main() -> None:

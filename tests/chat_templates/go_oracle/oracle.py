@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -24,6 +25,8 @@ import pytest
 from files import cache_dir
 
 SOURCE = Path(__file__).with_name("main.go")
+_CACHE = cache_dir()
+"""The user's: a test that sets another for its servers does not need this compiled anew."""
 
 
 class GoOracle:
@@ -68,16 +71,28 @@ def _go() -> tuple[Path, Path | None] | None:
 
 
 @functools.cache
-def _program() -> Path | None:
+def oracle_program() -> Path | None:
+    """Return the compiled program, None without Go. Compiling takes a minute, so it is done once.
+
+    PORTSIDE_TEST_GO_ORACLE names it to processes that have a cache of their own.
+    """
+    if named := os.environ.get("PORTSIDE_TEST_GO_ORACLE"):
+        return Path(named)
     go = _go()
     if go is None:
         return None
     binary, root = go
     key = hashlib.sha256(SOURCE.read_bytes() + str(binary).encode()).hexdigest()[:12]
-    target = cache_dir() / "go-oracle" / key
-    if target.is_file():
-        return target
+    target = _CACHE / "go-oracle" / key
     target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run side by side wait for one compilation
+        if not target.is_file():
+            _compile(binary, root, target)
+    return target
+
+
+def _compile(binary: Path, root: Path | None, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         environment = {
             **os.environ,
@@ -95,12 +110,11 @@ def _program() -> Path | None:
         partial = target.with_suffix(f".{os.getpid()}")
         shutil.copy2(built, partial)
         partial.replace(target)
-    return target
 
 
 @functools.cache
 def _oracle() -> GoOracle | None:
-    program = _program()
+    program = oracle_program()
     return GoOracle(program) if program else None
 
 
