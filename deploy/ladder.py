@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from deploy import ports, prompts, stopping
+from deploy import ports, prompts, stopping, symptoms
 from deploy.causes import classify
 from deploy.client import Client, Reply, ServerKind, behind_proxy, identify
 from deploy.process import EngineProcess, ExitStatus
@@ -39,6 +39,7 @@ __all__ = ["Ladder", "Target", "engine_died"]
 HEARTBEAT = 5.0
 """Seconds between two signs of life while a server loads."""
 _PROBE_INTERVAL = 0.1
+_HEALTH_TIMEOUT = 5.0
 _GENERATE_TIMEOUT = 180.0
 _STOP_TIMEOUT = 600.0
 _TAIL = 12
@@ -56,10 +57,12 @@ class Target:
 class _NotReady(Exception):
     """How a rung says no."""
 
-    def __init__(self, detail: str, hint: str | None = None) -> None:
+    def __init__(self, detail: str, hint: str | None = None, *, hangs: bool = False) -> None:
         super().__init__(detail)
         self.detail = detail
         self.hint = hint
+        self.hangs = hangs
+        """The server answers nothing: there is no use in asking more."""
 
 
 class Ladder:
@@ -87,6 +90,7 @@ class Ladder:
         self.server: ServerKind = "unknown"
         self._began = time.monotonic()
         self._rungs: list[Rung] = []
+        self._hangs = False
 
     def climb(self) -> HealthReport:
         """Climb until a rung on which the next ones stand has failed.
@@ -96,11 +100,12 @@ class Ladder:
         """
         self._began = time.monotonic()
         lost: str | None = None
+        self._hangs = False
         for name in RUNGS:
             rung = self._try(name) if lost is None else Rung(name, None, 0.0, f"not tried: {lost} failed")
             self._rungs.append(rung)
             self.on_rung(rung)
-            if rung.ok is False and name not in ("stop", "health") and lost is None:
+            if rung.ok is False and lost is None and (self._hangs or name not in ("stop", "health")):
                 lost = name
         return HealthReport(self.client.url, tuple(self._rungs), self.server, self.model)
 
@@ -116,6 +121,7 @@ class Ladder:
             ok, detail, hint = False, error.message, error.hint
         except _NotReady as error:
             ok, detail, hint = False, error.detail, error.hint
+            self._hangs = error.hangs
         return Rung(name, ok, time.monotonic() - began, detail, hint)
 
     def _process(self) -> tuple[bool | None, str]:
@@ -140,31 +146,33 @@ class Ladder:
         replies: list[Reply] = []
 
         def settled() -> bool:
-            replies.append(self.client.get("/health", timeout=5))
+            replies.append(self.client.get("/health", timeout=_HEALTH_TIMEOUT))
             return replies[-1].status not in (0, 502, 503)
 
         self._wait_until(settled)
         reply = replies[-1]
         if reply.ok:
-            return self._awake(reply)
+            if wake := symptoms.way_to_wake(self.client, reply):
+                raise _NotReady(
+                    "GET /health is 200, but the engine sleeps: it answers no request.",
+                    f"Wake it with POST {wake}, or start it again.",
+                    hangs=True,
+                )
+            return True, "GET /health is 200"
         if reply.status in (404, 405):
             return None, "the server has no /health"
         if reply.status == 503:
             raise _NotReady(f"still loading, or unwell: {reply.words()}.", "Wait, then ask again.")
         if reply.status in (401, 403):
             return None, f"GET /health wants a key: {reply.words()}"
-        raise _NotReady(f"GET /health: expected 200, got {reply.words()}.", "Its log should say more.")
-
-    def _awake(self, reply: Reply) -> tuple[bool | None, str]:
-        """LMDeploy answers 200 while it sleeps, and says so in the body."""
-        body = reply.json
-        status = body.get("status") if isinstance(body, dict) else None
-        if status == "sleeping":
+        if reply.status == 0:
             raise _NotReady(
-                "GET /health is 200, but the engine sleeps: its weights are not loaded.",
-                "Wake it with POST /wakeup, or start it again.",
+                f"the server accepts connections and does not answer: GET /health, {reply.words()}.",
+                "It hangs, or something that is no HTTP server has the port. Its log should say more; start "
+                "it again.",
+                hangs=True,
             )
-        return True, "GET /health is 200"
+        raise _NotReady(f"GET /health: expected 200, got {reply.words()}.", "Its log should say more.")
 
     def _models(self) -> tuple[bool | None, str]:
         reply = self.client.get("/v1/models")
@@ -198,10 +206,12 @@ class Ladder:
         answer = stopping.read_answer(reply.json) if reply.ok else None
         if answer is None:
             raise _NotReady(
-                f"a chat request: expected an answer, got {reply.words()}.",
-                "A server without a (valid) chat template refuses every chat; `portside inspect MODEL`."
-                if reply.status in (400, 422, 500)
-                else "Its log should say more.",
+                f"a chat request: expected an answer, got {reply.words()}.", symptoms.why_no_answer(reply)
+            )
+        if answer.finish_reason in symptoms.BROKEN_OFF:
+            raise _NotReady(
+                f"a chat request: the engine gave it up, finish_reason is {answer.finish_reason!r}.",
+                symptoms.DEAD_BEHIND,
             )
         return True, f"first token after {time.monotonic() - began:.2f} s"
 

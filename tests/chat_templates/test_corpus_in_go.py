@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 
+import pytest
+
 from chat_templates import DIALECTS, DialectRefused, facts_of, prove
 from chat_templates.conversations import cases_of
 from chat_templates.dialects.ollama import collate
 from chat_templates.sources import TemplateSource, source_of_jinja
 from errors import TemplateError
-from tests.chat_templates.corpus import original, templates
+from tests.chat_templates.corpus import WHOLE, original, templates
 from tests.chat_templates.go_oracle.oracle import go_oracle
 
 NOW = datetime.datetime(2028, 2, 9, 12, 0)
@@ -55,18 +57,24 @@ def differences(source: TemplateSource) -> list[str]:
     return found
 
 
-def test_go_writes_the_training_prompts() -> None:
+PARTS = 8 if WHOLE else 1
+"""In how many tests all templates are taken, so that several processes share them."""
+SOME = WIDER if WHOLE else WIDER[::4]
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_go_writes_the_training_prompts(part: int) -> None:
     go_oracle()
-    chosen = {**templates(), **{name: original(name) for name in WIDER}}
+    chosen = {**templates(), **{name: original(name) for name in SOME}}
     wrong = {}
-    for name, jinja in chosen.items():
+    for name, jinja in list(chosen.items())[part::PARTS]:
         source = source_of_jinja(name, "a public template", jinja, ("<s>", "</s>"), name)
         if cases := differences(source):
             wrong[name] = cases
     assert not wrong
 
 
-def test_the_wider_forms_are_exact() -> None:
-    for name in WIDER:
-        source = source_of_jinja(name, "a public template", original(name), ("<s>", "</s>"), name)
-        assert prove(source, None, ("ollama",)).dialects["ollama"].ok, name
+@pytest.mark.parametrize("name", SOME)
+def test_the_wider_forms_are_exact(name: str) -> None:
+    source = source_of_jinja(name, "a public template", original(name), ("<s>", "</s>"), name)
+    assert prove(source, None, ("ollama",)).dialects["ollama"].ok

@@ -191,7 +191,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("style", ["spaced", "indented", "compact"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(value=st.dictionaries(st.text(), VALUES, max_size=3))
 def test_json_comes_out_as_python_writes_it(style: JsonStyle, value: dict[str, Any]) -> None:
     text = "\n".join(_printer_of(style)) + f'{{{{ template "{style}" (json .value) }}}}'

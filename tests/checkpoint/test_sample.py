@@ -45,6 +45,7 @@ def test_the_files(sample: Path) -> None:
     assert _digest_of_all(sample) == DIGEST
 
 
+@pytest.mark.engines
 def test_it_is_written_again_bit_for_bit(sample: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     (tmp_path / "again").mkdir()  # an empty directory is fine

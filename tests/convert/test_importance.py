@@ -86,7 +86,7 @@ def test_the_number_of_values_must_be_the_tensors(make_checkpoint: Make) -> None
     plan_conversion(checkpoint, ("bf16",), importance=Importance(Path("i"), {"blk.0.attn_q.weight": wrong}))
 
 
-@pytest.mark.parametrize("kernels", ["ggml", "auto"])
+@pytest.mark.parametrize("kernels", [pytest.param("ggml", marks=pytest.mark.engines), "auto"])
 def test_small_blocks_change_nothing_not_even_between_experts(
     kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

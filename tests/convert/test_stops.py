@@ -48,6 +48,7 @@ def test_texts_that_llamacpp_takes_back() -> None:
     assert not llamacpp_stops_on("<eoa>", frozenset({"<eoa>"}))
 
 
+@pytest.mark.engines
 def test_llamacpp_stops_on_a_turn_end_it_does_not_know(sample: Path, tmp_path: Path) -> None:
     """The same weights whose turn end is called otherwise: as is it runs on, repaired it stops."""
     directory = copy_sample(sample, tmp_path / "renamed", rename={"<|im_end|>": "<eoa>"}, eos="<|endoftext|>")

@@ -88,7 +88,7 @@ def many(request: pytest.FixtureRequest) -> bool:
 
 
 def test_the_sample_tokenizes_alike(many: bool, sample: Path, tmp_path: Path) -> None:
-    _compare(sample, tmp_path, "smollm", MANY if many else 2500)
+    _compare(sample, tmp_path, "smollm", MANY if many else 1500)
 
 
 @pytest.mark.parametrize("rule", RULES)

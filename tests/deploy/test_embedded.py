@@ -83,7 +83,10 @@ def _steer(chat: Chat, tmp_path: Path) -> None:
     assert "directory" in command(chat, f"/save {tmp_path}")
 
 
-@pytest.mark.parametrize("template", [VICUNA, LLAMA3], ids=["vicuna", "llama3"])
+@pytest.mark.parametrize(
+    "template",
+    [pytest.param(VICUNA, marks=pytest.mark.engines, id="vicuna"), pytest.param(LLAMA3, id="llama3")],
+)
 def test_a_wrong_template_fails_at_stop(sample: Path, tmp_path: Path, template: str) -> None:
     """The GGUF file is the sample's; the template comes from --template."""
     (tmp_path / "wrong.jinja").write_text(template)
@@ -119,6 +122,7 @@ def test_a_wrong_template_in_the_checkpoint_is_found_and_repaired(sample: Path, 
     assert view.report.ok, view.report.as_json()
 
 
+@pytest.mark.engines
 def test_a_model_that_thinks_only_when_asked_is_not_asked(sample: Path) -> None:
     """llama.cpp turns thinking on for every template that knows it, unless its server is told otherwise."""
     view = Recorder()

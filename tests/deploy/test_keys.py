@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from cli import main
 from deploy import ServeRequest, plan_serving
 from deploy.leash import descendants
 from errors import UsageError
@@ -90,10 +92,10 @@ def _use(url: str, tmp_path: Path, home: Path, right: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_plan_does_not_print_the_key(sample: Path, tmp_path: Path, home: Path, as_json: bool) -> None:
+def test_a_plan_does_not_print_the_key(sample: Path, tmp_path: Path, as_json: bool) -> None:
     plan = ("serve", "llamacpp", str(sample), "--runtime", "embedded", "--dry-run", *["--json"] * as_json)
-    shown = portside(home, *plan, "--api-key-file", key_file(tmp_path))
-    assert shown.returncode == 0, shown.stderr
+    shown = CliRunner().invoke(main, [*plan, "--api-key-file", key_file(tmp_path)])
+    assert shown.exit_code == 0, shown.stderr
     assert "***" in shown.stdout
     assert KEY not in shown.stdout + shown.stderr
 
@@ -140,9 +142,9 @@ def test_a_request_does_not_show_its_key() -> None:
     ],
 )
 def test_other_machines_without_a_key_are_warned_of(
-    sample: Path, home: Path, host: str, key: str | None, warned: bool
+    sample: Path, host: str, key: str | None, warned: bool
 ) -> None:
     plan = ("serve", "llamacpp", str(sample), "--runtime", "embedded", "--dry-run", "--host", host)
-    shown = portside(home, *plan, key=key)
-    assert shown.returncode == 0, shown.stderr
+    shown = CliRunner(env={"PORTSIDE_API_KEY": key}).invoke(main, plan)
+    assert shown.exit_code == 0, shown.stderr
     assert ("Anyone who reaches" in shown.stderr) is warned

@@ -2,7 +2,12 @@
 
 LMDeploy has no CPU engine. Everything around it is LMDeploy's own: the command line, the API server, the chat
 template, the tokenizer, stop words and health. Only the forward pass is transformers', greedy, one request at
-a time. LMDEPLOY_TEST_FAULT names what goes wrong: `hangs` (never answers), `sleeps`.
+a time. LMDEPLOY_TEST_FAULT is `@FILE`, a file that names what goes wrong and is read with every request:
+
+    stuck     never answers
+    dead      fails, while its health is good
+    unwell    says of itself that it is dead
+    silent    ends every answer before it begins
 """
 
 from __future__ import annotations
@@ -13,9 +18,13 @@ import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
-FAULT = os.environ.get("LMDEPLOY_TEST_FAULT", "")
+
+def fault() -> str:
+    place = os.environ.get("LMDEPLOY_TEST_FAULT", "").removeprefix("@")
+    return Path(place).read_text() if place else ""
 
 
 class Instance:
@@ -29,9 +38,15 @@ class Instance:
     ) -> AsyncIterator[Any]:
         from lmdeploy.messages import EngineOutput, ResponseType
 
-        if FAULT == "hangs":
+        if fault() == "stuck":
             await asyncio.sleep(3600)
-        stop = set(gen_config.stop_token_ids or ())
+        if fault() == "dead":
+            yield EngineOutput(ResponseType.INTERNAL_ENGINE_ERROR, [])
+            return
+        stop = set() if gen_config.ignore_eos else set(gen_config.stop_token_ids or ())
+        if fault() == "silent":
+            yield EngineOutput(ResponseType.FINISH, [next(iter(stop))])
+            return
         past, ids = None, list(input_ids)
         async with self.engine.turn:
             for count in range(1, gen_config.max_new_tokens + 1):
@@ -69,7 +84,8 @@ class Engine:
         return int(out.logits[0, -1].argmax()), out.past_key_values
 
     async def get_health_status(self) -> dict[str, Any]:
-        return {"alive": True, "message": "", "schedule_metrics": None}
+        alive = fault() != "unwell"
+        return {"alive": alive, "message": "" if alive else "the engine is dead", "schedule_metrics": None}
 
     def close(self) -> None:
         pass
@@ -77,10 +93,11 @@ class Engine:
     async def sleep(self, level: int = 1) -> None:
         pass
 
+    def wakeup(self, tags: list[str]) -> None:
+        pass
+
 
 def _build(_self: Any, model_path: str, backend_config: Any = None, **_: Any) -> Engine:
-    if FAULT == "sleeps":
-        backend_config.empty_init = True
     return Engine(model_path, backend_config)
 
 

@@ -79,6 +79,8 @@ def environment_of(engine: str, directory: Path) -> dict[str, str]:
             "PORTSIDE_TEST_GO_ORACLE": str(oracle_program()),
             "OLLAMA_MODELS": str(directory / "models"),
         }
+    if engine == "vllm":
+        return {"VLLM_SERVER_DEV_MODE": "1"}  # in which it can be sent to sleep
     if engine == "lmdeploy":
         base = Path(os.environ["PORTSIDE_TEST_LMDEPLOY"])
         return {"PORTSIDE_LMDEPLOY": str(_lmdeploy_environment(base, directory / "environment"))}
