@@ -66,14 +66,24 @@ $(LMDEPLOY)/.ready:
 	@$(call pip,$(LMDEPLOY)) install --no-deps -r requirements/lmdeploy.txt $(call quietly,$(LMDEPLOY))
 	@touch $@
 
+# llama.cpp is compiled once: its libraries go where llama-cpp-python looks for them, beside llama-server. pip must
+# not keep a llama-cpp-python without libraries for others: --no-cache-dir.
 $(LLAMA_CPP)/.ready:
-	@echo "Compiling llama.cpp's own tools in $(LLAMA_CPP) (once, several minutes) …"
+	@echo "Compiling llama.cpp in $(LLAMA_CPP) (once, several minutes) …"
 	@rm -rf $(LLAMA_CPP) && mkdir -p $(LLAMA_CPP)/source && $(PYTHON) -m venv $(LLAMA_CPP)
 	@$(call pip,$(LLAMA_CPP)) download --no-deps --no-binary llama-cpp-python -d $(LLAMA_CPP) \
-		-r requirements/llama-cpp-python.txt $(call quietly,$(LLAMA_CPP))
+		$$(grep ^llama-cpp-python== requirements/llama-cpp-python.txt) $(call quietly,$(LLAMA_CPP))
 	@tar -xzf $(LLAMA_CPP)/llama_cpp_python-*.tar.gz -C $(LLAMA_CPP)/source --strip-components 1
-	@CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) \
-		$(call pip,$(LLAMA_CPP)) install -r requirements/llama-cpp-python.txt $(call quietly,$(LLAMA_CPP))
+	@CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" $(call pip,$(LLAMA_CPP)) install --no-cache-dir \
+		-r requirements/llama-cpp-python.txt $(call quietly,$(LLAMA_CPP))
+	@{ $(LLAMA_CPP)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(LLAMA_CPP)/bin/ninja -DCMAKE_BUILD_TYPE=Release \
+		-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF \
+		-DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF \
+		-S $(LLAMA_CPP)/source/vendor/llama.cpp -B $(LLAMA_CPP)/build \
+		&& $(LLAMA_CPP)/bin/cmake --build $(LLAMA_CPP)/build --target llama-server; } $(call quietly,$(LLAMA_CPP))
+	@libraries=$$($(LLAMA_CPP)/bin/python -c "import importlib.util as u; print(u.find_spec('llama_cpp').submodule_search_locations[0])")/lib \
+		&& mkdir -p $$libraries && cp -a $(LLAMA_CPP)/build/bin/. $$libraries \
+		&& ln -s $$libraries/llama-server $(LLAMA_CPP)/bin/llama-server && rm -r $(LLAMA_CPP)/build
 	@touch $@
 
 check: setup ## lint, format, types, spelling, and the --help texts in the documents

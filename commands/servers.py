@@ -58,7 +58,10 @@ def engines() -> Result:
 @click.option(
     "--as-is", is_flag=True, help="Serve the checkpoint untouched: repair neither template nor stops."
 )
-@click.option("--runtime", help="llamacpp: embedded or llama-server [default: llama-server if on PATH]")
+@click.option(
+    "--runtime",
+    help="llamacpp: embedded, llama-server or llama-cpp-python [default: llama-server if found]",
+)
 @click.option("--startup-seconds", type=click.FloatRange(1), help="Time to come up [default: from its size]")
 @click.option("--allow-unhealthy", is_flag=True, help="Keep serving when a check fails.")
 @click.option("--detach", is_flag=True, help="Return once it serves; see `portside ps`, `logs` and `stop`.")

@@ -22,7 +22,7 @@ from errors import BadInput, UsageError
 
 __all__ = ["Client", "Reply", "ServerKind", "base_url", "behind_proxy", "identify"]
 
-ServerKind = Literal["vllm", "llama.cpp", "ollama", "lmdeploy", "unknown"]
+ServerKind = Literal["vllm", "llama.cpp", "llama-cpp-python", "ollama", "lmdeploy", "unknown"]
 
 _GUARD_INTERVAL = 0.05
 """Seconds between two looks at the engine while a request is under way."""
@@ -187,6 +187,7 @@ def identify(models: Reply) -> ServerKind:
 _OWNERS: dict[str, ServerKind] = {
     "vllm": "vllm",
     "llamacpp": "llama.cpp",
+    "me": "llama-cpp-python",
     "library": "ollama",
     "lmdeploy": "lmdeploy",
 }

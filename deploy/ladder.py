@@ -160,7 +160,7 @@ class Ladder:
                 )
             return True, "GET /health is 200"
         if reply.status in (404, 405):
-            return None, "the server has no /health"
+            return self._without_health()
         if reply.status == 503:
             raise _NotReady(f"still loading, or unwell: {reply.words()}.", "Wait, then ask again.")
         if reply.status in (401, 403):
@@ -173,6 +173,14 @@ class Ladder:
                 hangs=True,
             )
         raise _NotReady(f"GET /health: expected 200, got {reply.words()}.", "Its log should say more.")
+
+    def _without_health(self) -> tuple[bool | None, str]:
+        """llama-cpp-python opens its port once the model is loaded, and describes itself even while busy."""
+        body = self.client.get("/openapi.json", timeout=5).json
+        info = body.get("info") if isinstance(body, dict) else None
+        if isinstance(info, dict) and "llama.cpp Python" in str(info.get("title")):
+            return True, "no /health; GET /openapi.json is 200, and its port opens once the model is loaded"
+        return None, "the server has no /health"
 
     def _models(self) -> tuple[bool | None, str]:
         reply = self.client.get("/v1/models")

@@ -1,7 +1,8 @@
 """The `prompt` rung: the prompt that the server really feeds the model, next to the one it was trained on.
 
 Knows how each server can be made to tell: vLLM returns the prompt of a request, llama.cpp renders and
-tokenizes on demand, Ollama renders with a debug option, LMDeploy tells token ids or how many there are.
+tokenizes on demand, Ollama renders with a debug option, LMDeploy tells token ids or how many there are,
+llama-cpp-python how many there are.
 Compares text, and token ids where the tokenizer is at hand, so that a second BOS cannot hide. Does not know
 how training prompts come about: it asks the `TemplateSource`.
 """
@@ -89,7 +90,7 @@ def compare_prompts(
         return Comparison(None, f"the template {source.spec} refuses every conversation of the check")
     what = _compared(kind, checkpoint)
     if what is None:
-        return Comparison(None, "this server shows token ids only; --checkpoint names what to compare with")
+        return Comparison(None, "this server shows tokens only; --checkpoint names what to compare with")
     left_out = f"; refused by the template: {', '.join(skipped)}" if skipped else ""
     return Comparison(True, f"equal to training in {what} ({', '.join(compared)}{left_out})")
 
@@ -97,6 +98,8 @@ def compare_prompts(
 def _compared(kind: ServerKind, checkpoint: Checkpoint | None) -> str | None:
     if kind == "lmdeploy":
         return None if checkpoint is None else "token ids of one turn, number of tokens of several"
+    if kind == "llama-cpp-python":
+        return None if checkpoint is None else "number of tokens, which is all this server tells"
     return "text" if checkpoint is None else "text and token ids"
 
 
@@ -208,6 +211,11 @@ def _read_lmdeploy(client: Client, model: str, messages: Messages) -> Fed | Repl
         found = reply.json if reply.ok else None
         ids = _ids(found.get("input_ids")) if isinstance(found, dict) else None
         return reply if ids is None else Fed(None, ids)
+    return _count_tokens(client, model, messages)
+
+
+def _count_tokens(client: Client, model: str, messages: Messages) -> Fed | Reply:
+    """Every OpenAI-compatible server tells in an answer's usage how many tokens the prompt had."""
     body = {"model": model, "messages": list(messages), "max_tokens": 1}
     reply = client.post("/v1/chat/completions", body, timeout=120)
     found = reply.json if reply.ok else None
@@ -226,6 +234,7 @@ def _ids(value: Any) -> tuple[int, ...] | None:
 _READERS: dict[ServerKind, Callable[[Client, str, Messages], Fed | Reply]] = {
     "vllm": _read_vllm,
     "llama.cpp": _read_llama_cpp,
+    "llama-cpp-python": _count_tokens,
     "ollama": _read_ollama,
     "lmdeploy": _read_lmdeploy,
 }

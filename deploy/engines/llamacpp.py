@@ -1,15 +1,15 @@
 """llama.cpp: from a checkpoint directory or a GGUF file to a running server.
 
-Two runtimes with the same flags: `embedded`, the server out of the xllamacpp wheel, and `llama-server`, the
-program on PATH (or named by PORTSIDE_LLAMA_SERVER). Does not know how a GGUF file is written.
+Three runtimes: `embedded`, the server out of the xllamacpp wheel; `llama-server`, the program, with the same
+flags; and `llama-cpp-python`, the server of that package, which has its own. The latter two are named by
+PORTSIDE_LLAMA_SERVER and PORTSIDE_LLAMA_CPP_PYTHON or portside.toml, or found on PATH or where Portside
+installs them. Does not know how a GGUF file is written.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,16 @@ from chat_templates import TemplateSource, load_source
 from checkpoint import Checkpoint
 from deploy.artifacts import GgufArtifact, TemplateArtifact
 from deploy.cores import compute_threads
+from deploy.engines import llama_cpp_python
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
+from deploy.engines.environments import Place, find_program
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, UsageError
 
 __all__ = ["LlamaCpp"]
 
-RUNTIMES = ("embedded", "llama-server")
+RUNTIMES = ("embedded", "llama-server", "llama-cpp-python")
+SERVER = Place("PORTSIDE_LLAMA_SERVER", "llama-server", "llama_server")
 STARTUP_BASE = 60.0
 """Seconds beyond the loading of weights: warming up, on a slow machine."""
 DEFAULT_CONTEXT = 8192
@@ -54,9 +57,10 @@ class LlamaCpp:
     name = "llamacpp"
 
     def detect(self) -> tuple[EngineFound, ...]:
-        """Return both runtimes, the embedded one first."""
+        """Return all runtimes, the embedded one first."""
         server = _find_server()
         version = _embedded_version()
+        python, _ = llama_cpp_python.find_installation()
         return (
             EngineFound(
                 self.name,
@@ -72,6 +76,13 @@ class LlamaCpp:
                 None,
                 "install llama.cpp and put llama-server on PATH, or name it with PORTSIDE_LLAMA_SERVER",
             ),
+            EngineFound(
+                self.name,
+                "llama-cpp-python",
+                None if python is None else str(python.python),
+                None if python is None else python.version,
+                llama_cpp_python.INSTALL,
+            ),
         )
 
     def plan(self, request: ServeRequest) -> ServePlan:
@@ -79,39 +90,27 @@ class LlamaCpp:
         runtime = _runtime(request.runtime)
         port = request.concrete_port()
         model = _read_gguf_model(request) if request.model.suffix == ".gguf" else _read_checkpoint(request)
-        name, artifact = request.name or model.name, model.artifact
-        template = artifact.path if isinstance(artifact, TemplateArtifact) else None
+        name = request.name or model.name
         threads = compute_threads()
-        argv = [
-            *_command(runtime),
-            *("--model", str(model.served.absolute())),
-            *("--host", request.host or "0.0.0.0", "--port", str(port), "--alias", name),
-            *("--ctx-size", str(model.context), "--parallel", "1"),
-            *(("--chat-template-file", str(template.absolute())) if template else ()),
-            *_switches(model.source),
-            *(("--jinja",) if runtime == "llama-server" else ("--threads", str(threads))),
-            *request.engine_args,
-        ]
+        command, cleared, key, notes = _command(runtime, request, model, name, port, threads)
         return ServePlan(
             engine=self.name,
             runtime=runtime,
             name=name,
             host=request.host,
             port=port,
-            argv=tuple(argv),
-            env={"LLAMA_API_KEY": request.api_key} if request.api_key else {},
-            cleared=_CLEARED,
+            argv=(*command, *request.engine_args),
+            env={key: request.api_key} if request.api_key else {},
+            cleared=cleared,
             served=model.served,
             log=log_path(self.name, port),
             startup_seconds=request.startup_seconds or startup_budget(STARTUP_BASE, model.bytes),
-            artifact=artifact,
+            artifact=model.artifact,
             source=model.source,
             checkpoint=model.checkpoint,
             api_key=request.api_key,
             allow_unhealthy=request.allow_unhealthy,
-            notes=(f"threads: {threads}, one core is left to others; `-- -t N` takes N",)
-            if runtime == "embedded"
-            else (),
+            notes=notes,
         )
 
 
@@ -158,8 +157,9 @@ def _runtime(wanted: str | None) -> str:
     if wanted not in RUNTIMES:
         raise UsageError(f"llamacpp has no runtime {wanted!r}.", hint=f"Runtimes: {', '.join(RUNTIMES)}.")
     if wanted == "llama-server" and _find_server() is None:
+        named = find_program(SERVER)[1]
         raise EngineMissing(
-            "llama-server is not on PATH.",
+            f"{named} names no llama-server." if named else "llama-server is not on PATH.",
             hint="Put it there, name it with PORTSIDE_LLAMA_SERVER, or use --runtime embedded.",
         )
     if wanted == "embedded" and _embedded_version() is None:
@@ -167,18 +167,37 @@ def _runtime(wanted: str | None) -> str:
     return wanted
 
 
-def _command(runtime: str) -> tuple[str, ...]:
-    if runtime == "embedded":
-        return sys.executable, "-P", str(EMBEDDED)
-    return (_find_server() or "llama-server",)
+def _command(
+    runtime: str, request: ServeRequest, model: _Model, name: str, port: int, threads: int
+) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
+    """Return the command, what is cleared from the environment, the variable of the key, and notes."""
+    served, host = model.served.absolute(), request.host or "0.0.0.0"
+    computing = f"threads: {threads}, one core is left to others"
+    if runtime == "llama-cpp-python":
+        if isinstance(model.artifact, TemplateArtifact):
+            raise UsageError(
+                "llama-cpp-python's server takes no template but the one in the GGUF file.",
+                hint="Use --runtime embedded, or serve the checkpoint: its GGUF file gets the template.",
+            )
+        python = str(llama_cpp_python.require().python)
+        flags = llama_cpp_python.arguments(served, host, port, name, model.context, threads)
+        notes = (computing, "this server punishes repetition (1.1) unless a request says `repeat_penalty`: 1")
+        return (python, *flags), llama_cpp_python.CLEARED, "API_KEY", notes
+    embedded = runtime == "embedded"
+    template = model.artifact.path if isinstance(model.artifact, TemplateArtifact) else None
+    command = (
+        *((sys.executable, "-P", str(EMBEDDED)) if embedded else (_find_server() or "llama-server",)),
+        *("--model", str(served), "--host", host, "--port", str(port), "--alias", name),
+        *("--ctx-size", str(model.context), "--parallel", "1"),
+        *(("--chat-template-file", str(template.absolute())) if template else ()),
+        *_switches(model.source),
+        *(("--threads", str(threads)) if embedded else ("--jinja",)),
+    )
+    return command, _CLEARED, "LLAMA_API_KEY", (f"{computing}; `-- -t N` takes N",) if embedded else ()
 
 
 def _find_server() -> str | None:
-    named = os.environ.get("PORTSIDE_LLAMA_SERVER")
-    if named:
-        path = Path(named)
-        return shutil.which(str(path / "llama-server" if path.is_dir() else path))
-    return shutil.which("llama-server")
+    return find_program(SERVER)[0]
 
 
 def _embedded_version() -> str | None:

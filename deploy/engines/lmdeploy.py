@@ -1,8 +1,9 @@
 """LMDeploy: from a checkpoint directory to a running server.
 
-LMDeploy lives in an environment of its own: PORTSIDE_LMDEPLOY names it (a virtual environment, its python, or
-the `lmdeploy` program), otherwise `lmdeploy` is looked for on PATH. It is given a served view and always an
-explicit template: left to itself it guesses one from the *path* of the model. Does not know what a view is.
+LMDeploy lives in an environment of its own: PORTSIDE_LMDEPLOY or portside.toml names it (a virtual
+environment, its python, or the `lmdeploy` program), otherwise it is looked for on PATH and where Portside
+installs it. It is given a served view and always an explicit template: left to itself it guesses one from the
+*path* of the model. Does not know what a view is.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from checkpoint import Checkpoint
 from deploy.artifacts import ViewArtifact
 from deploy.engines.accelerators import Accelerators, find_accelerators, tensor_parallel
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
-from deploy.engines.environments import find_environment
+from deploy.engines.environments import Place, find_environment
 from deploy.engines.parsers import parser_flags
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, TemplateError, UsageError
 
 __all__ = ["Lmdeploy"]
 
-INSTALL = "python -m venv lmdeploy && lmdeploy/bin/pip install lmdeploy, then PORTSIDE_LMDEPLOY=$PWD/lmdeploy"
+INSTALL = "portside engines install lmdeploy, or name one with PORTSIDE_LMDEPLOY"
+PLACE = Place("PORTSIDE_LMDEPLOY", "lmdeploy", "lmdeploy")
 STARTUP_BASE = 300.0
 """Seconds beyond the loading of weights: imports, kernels that are tuned or compiled at the first start."""
 TEMPLATE = "portside-template.json"
@@ -185,13 +187,13 @@ def _require() -> _Installation:
     found, named = _find()
     if found is not None:
         return found
-    where = f"PORTSIDE_LMDEPLOY={named} names none" if named else "it is not on PATH"
+    where = f"{named} names none" if named else "it is not on PATH"
     raise EngineMissing(f"LMDeploy is not installed: {where}.", hint=INSTALL)
 
 
 def _find() -> tuple[_Installation | None, str | None]:
-    """Return the LMDeploy of PORTSIDE_LMDEPLOY, else of PATH, and the variable's value."""
-    found, named = find_environment("PORTSIDE_LMDEPLOY", "lmdeploy", ("lmdeploy",))
+    """Return the LMDeploy to use, and in which words the user named it."""
+    found, named = find_environment(PLACE, ("lmdeploy",))
     if found is None:
         return None, named
     return _Installation(found.program, found.python, found.versions.get("lmdeploy")), named

