@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from commands import models, servers
+from commands import engines, models, servers
 from commands.base import Group
 
 __all__ = ["main"]
@@ -18,7 +18,7 @@ def main(debug: bool) -> None:
     del debug  # read from the arguments by Group.main, which outlives this function
 
 
-for command in (*models.COMMANDS, *servers.COMMANDS):
+for command in (*models.COMMANDS, *engines.COMMANDS, *servers.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

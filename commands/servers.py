@@ -25,17 +25,6 @@ ENGINES = ("llamacpp", "vllm", "lmdeploy", "ollama")
 
 
 @click.command()
-@verb
-def engines() -> Result:
-    """Tell which engines are installed, and where."""
-    import console
-    from deploy import detect_engines
-
-    found = detect_engines()
-    return {"engines": [engine.as_json() for engine in found]}, lambda: console.show_engines(found), 0
-
-
-@click.command()
 @click.argument("engine", type=click.Choice(ENGINES))
 @MODEL
 @TEMPLATE
@@ -273,4 +262,4 @@ def chat(as_json: bool, **options: Any) -> None:
         print_json({"model": talk.model, "messages": talk.messages})
 
 
-COMMANDS = (engines, serve, ps, logs, stop, health, chat)
+COMMANDS = (serve, ps, logs, stop, health, chat)

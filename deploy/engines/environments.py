@@ -16,7 +16,16 @@ from pathlib import Path
 from deploy.engines.configured import FILE, configured_path
 from files import cache_dir
 
-__all__ = ["Environment", "Place", "find_environment", "find_program", "installed_directory"]
+__all__ = [
+    "Environment",
+    "Place",
+    "distributions_of",
+    "environment_at",
+    "find_environment",
+    "find_program",
+    "installed_directory",
+    "program_at",
+]
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def find_environment(place: Place, distributions: Collection[str]) -> tuple[Envi
     None for nothing, and for an environment without any of `distributions`.
     """
     for path, named in _candidates(place):
-        found = _environment(path, place, distributions)
+        found = environment_at(path, place, distributions)
         if found is not None or named:
             return found, named
     return None, None
@@ -63,11 +72,16 @@ def find_environment(place: Place, distributions: Collection[str]) -> tuple[Envi
 def find_program(place: Place) -> tuple[str | None, str | None]:
     """Return the path of the program, and, where the user named one, in which words."""
     for path, named in _candidates(place):
-        inside = (path / place.program, path / "bin" / place.program) if path.is_dir() else (path,)
-        found = next((found for word in inside if (found := shutil.which(str(word)))), None)
+        found = program_at(path, place)
         if found is not None or named:
             return found, named
     return None, None
+
+
+def program_at(path: Path, place: Place) -> str | None:
+    """Return the program at `path`: itself, or in the directory, or in its bin."""
+    inside = (path / place.program, path / "bin" / place.program) if path.is_dir() else (path,)
+    return next((found for word in inside if (found := shutil.which(str(word)))), None)
 
 
 def _candidates(place: Place) -> Iterator[tuple[Path, str | None]]:
@@ -83,12 +97,13 @@ def _candidates(place: Place) -> Iterator[tuple[Path, str | None]]:
         yield installed, None
 
 
-def _environment(path: Path, place: Place, distributions: Collection[str]) -> Environment | None:
+def environment_at(path: Path, place: Place, distributions: Collection[str]) -> Environment | None:
+    """Return what is at `path` (an environment, its python or a program in it), None without the engine."""
     folder = _bin_directory(path)
     if folder is None:
         is_program = place.standalone and path.is_file() and os.access(path, os.X_OK)
         return Environment(path, None, {}) if is_program else None
-    versions = _versions(folder.parent, distributions)
+    versions = distributions_of(folder.parent, distributions)
     if not versions:
         return None
     own = folder / place.program
@@ -104,7 +119,8 @@ def _bin_directory(path: Path) -> Path | None:
     return None
 
 
-def _versions(environment: Path, distributions: Collection[str]) -> dict[str, str]:
+def distributions_of(environment: Path, distributions: Collection[str]) -> dict[str, str]:
+    """Return which of `distributions` a virtual environment holds, with their versions."""
     found = {}
     for info in environment.glob("lib/python3*/site-packages/*.dist-info"):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
