@@ -176,7 +176,7 @@ class Ladder:
 
     def _without_health(self) -> tuple[bool | None, str]:
         """llama-cpp-python opens its port once the model is loaded, and describes itself even while busy."""
-        body = self.client.get("/openapi.json", timeout=5).json
+        body = self.client.get("/openapi.json", timeout=_HEALTH_TIMEOUT).json
         info = body.get("info") if isinstance(body, dict) else None
         if isinstance(info, dict) and "llama.cpp Python" in str(info.get("title")):
             return True, "no /health; GET /openapi.json is 200, and its port opens once the model is loaded"
