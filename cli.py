@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import click
 
-from commands import engines, models, servers
+from commands import engines, merging, models, servers
 from commands.base import Group
 
 __all__ = ["main"]
+
+ROAD = (models, merging, engines, servers)
+"""The modules in the order in which their verbs are listed."""
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,8 +21,9 @@ def main(debug: bool) -> None:
     del debug  # read from the arguments by Group.main, which outlives this function
 
 
-for command in (*models.COMMANDS, *engines.COMMANDS, *servers.COMMANDS):
-    main.add_command(command)
+for module in ROAD:
+    for command in module.COMMANDS:
+        main.add_command(command)
 
 if __name__ == "__main__":
     main()

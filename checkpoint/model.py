@@ -12,14 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from checkpoint.adapter import read_adapter
+from checkpoint.adapted import adapted, config_changes
+from checkpoint.adapter import ADAPTER_CONFIG, adapter_flaw, read_adapter
 from checkpoint.config import GenerationConfig, ModelConfig
 from checkpoint.findings import CheckpointFlaw
-from checkpoint.jsonfile import read_object, read_text
+from checkpoint.jsonfile import file_size, read_object, read_text
 from checkpoint.tokenizer import Tokenizer
-from checkpoint.weights import Weights, adapter_flaw
+from checkpoint.weights import Weights
 
-__all__ = ["ChatTemplates", "Checkpoint"]
+__all__ = ["ChatTemplates", "Checkpoint", "brings_tokenizer", "changed", "stored_templates"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Checkpoint:
     config: ModelConfig
     generation: GenerationConfig
     chat_templates: ChatTemplates
+    tokenizer_path: Path
+    """The directory of the tokenizer's files: `path`, or the adapter's where it brings a tokenizer."""
     adapter: Path | None = None
     """A LoRA adapter that is merged into the weights as they are read."""
 
@@ -51,13 +54,13 @@ class Checkpoint:
         raw = read_object(path / "config.json")
         if raw is None:
             raise _no_config(path)
-        tokenizer_config = read_object(path / "tokenizer_config.json") or {}
         generation = path / "generation_config.json"
         return cls(
             path,
             ModelConfig.parse(raw, path / "config.json"),
             GenerationConfig.parse(read_object(generation), generation),
-            ChatTemplates(read_text(path / "chat_template.jinja"), _stored_template(tokenizer_config, path)),
+            stored_templates(path),
+            path,
         )
 
     @property
@@ -73,16 +76,49 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.open(self.path)
+        return Tokenizer.open(self.tokenizer_path)
 
     @cached_property
     def weights(self) -> Weights:
         weights = Weights.open(self.path)
-        return weights if self.adapter is None else weights.adapted(read_adapter(self.adapter), self.adapter)
+        return weights if self.adapter is None else adapted(weights, read_adapter(self.adapter), self.adapter)
 
     def with_adapter(self, adapter: Path | None) -> Checkpoint:
-        """Return this checkpoint with the LoRA adapter in directory `adapter` merged into its weights."""
-        return self if adapter is None else replace(self, adapter=adapter)
+        """Return this checkpoint with the LoRA adapter in directory `adapter` merged into its weights.
+
+        A tokenizer and a chat template that were saved with the adapter are those it was trained with, and
+        come instead of the base model's. Raises `CheckpointFlaw` for what cannot be merged.
+        """
+        if adapter is None:
+            return self
+        _require_directory(adapter)
+        read = read_adapter(adapter)
+        changes = config_changes(self.config, read, adapted(Weights.open(self.path), read, adapter))
+        brought = stored_templates(adapter)
+        return replace(
+            self,
+            adapter=adapter,
+            config=ModelConfig.parse(changed(self.config.raw, changes), self.path / "config.json"),
+            chat_templates=self.chat_templates if brought == ChatTemplates(None, None) else brought,
+            tokenizer_path=adapter if brings_tokenizer(adapter) else self.path,
+        )
+
+
+def brings_tokenizer(adapter: Path) -> bool:
+    """Whether a whole tokenizer was saved with the adapter in directory `adapter`."""
+    return any(file_size(adapter / name) is not None for name in ("tokenizer.json", "tokenizer.model"))
+
+
+def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object of config.json with `changes` made, in the text model's part too if it has one."""
+    text = config.get("text_config")
+    nested = {"text_config": {**text, **changes}} if isinstance(text, dict) and changes else {}
+    return {**config, **nested, **changes}
+
+
+def stored_templates(path: Path) -> ChatTemplates:
+    config = read_object(path / "tokenizer_config.json") or {}
+    return ChatTemplates(read_text(path / "chat_template.jinja"), _stored_template(config, path))
 
 
 def _require_directory(path: Path) -> None:
@@ -101,7 +137,7 @@ def _require_directory(path: Path) -> None:
 
 
 def _no_config(path: Path) -> CheckpointFlaw:
-    if (path / "adapter_config.json").exists():
+    if (path / ADAPTER_CONFIG).exists():
         return adapter_flaw(path)
     nested = sorted(entry.name for entry in path.iterdir() if (entry / "config.json").is_file())
     return CheckpointFlaw(

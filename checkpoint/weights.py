@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from checkpoint.adapter import Adapter, LoraRows
+from checkpoint.adapter import LoraPair, LoraRows, adapter_flaw
 from checkpoint.findings import CheckpointFlaw
 from checkpoint.jsonfile import MEGABYTE, file_size, read_object
 from checkpoint.rows import Rows, StoredRows
@@ -25,7 +25,7 @@ from checkpoint.torch_bin import read_torch_header
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["INDEX", "SINGLE", "Weights", "adapter_flaw", "list_names"]
+__all__ = ["INDEX", "SINGLE", "Weights", "list_names"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -62,7 +62,7 @@ class Weights:
         self,
         headers: Mapping[str, Header],
         tensors: Mapping[str, TensorInfo],
-        pairs: Mapping[str, tuple[TensorInfo, TensorInfo, float]] = MappingProxyType({}),
+        pairs: Mapping[str, LoraPair] = MappingProxyType({}),
     ) -> None:
         self.headers = headers
         """File name -> header of each shard that is in use."""
@@ -87,28 +87,11 @@ class Weights:
                 return cls(headers, _collect(directory / index, weight_map, headers))
         raise _no_weights(directory)
 
-    def adapted(self, adapter: Adapter, path: Path) -> Weights:
-        """Return these weights with a LoRA adapter merged in as they are read; `path` is for messages.
-
-        Raises `CheckpointFlaw` for an adapter of another model.
-        """
-        unknown = [name for name in (*adapter.pairs, *adapter.replaced) if name not in self._tensors]
-        if unknown:
-            raise CheckpointFlaw(
-                "adapter-foreign",
-                f"The adapter in {path} changes {unknown[0]}, which the base model does not have.",
-                hint="Give the base model that the adapter was trained on.",
-            )
-        for name, (a, b, _) in adapter.pairs.items():
-            if (b.shape[0], a.shape[1]) != self.info(name).shape:
-                raise CheckpointFlaw(
-                    "adapter-foreign",
-                    f"The adapter in {path} changes {name} of shape {(b.shape[0], a.shape[1])}; the base "
-                    f"model's is {self.info(name).shape}.",
-                    hint="Give the base model that the adapter was trained on.",
-                )
-        headers = {**self.headers, adapter.header.file.name: adapter.header}
-        return Weights(headers, {**self._tensors, **adapter.replaced}, adapter.pairs)
+    def with_pairs(
+        self, adapter: Header, tensors: Mapping[str, TensorInfo], pairs: Mapping[str, LoraPair]
+    ) -> Weights:
+        """Return weights of `tensors`, with `pairs` added as they are read; `adapter` is their file."""
+        return Weights({**self.headers, adapter.file.name: adapter}, tensors, pairs)
 
     @property
     def pickled(self) -> bool:
@@ -164,8 +147,15 @@ class Weights:
         stored = StoredRows((name,), self.info(name).dtype, self.raw(name))
         if name not in self._pairs:
             return stored
-        a, b, scale = self._pairs[name]
-        return LoraRows(stored, self._floats(a), self._floats(b), scale)
+        pair = self._pairs[name]
+        a, b = self._floats(pair.a), self._floats(pair.b)
+        if pair.transposed:
+            a, b = b.T, a.T
+        return LoraRows(stored, a, b, pair.scale)
+
+    def is_merged(self, name: str) -> bool:
+        """Whether something is added to tensor `name` as it is read."""
+        return name in self._pairs
 
     def _floats(self, info: TensorInfo) -> np.ndarray[Any, Any]:
         import numpy as np
@@ -288,16 +278,6 @@ def _no_weights(directory: Path) -> CheckpointFlaw:
         "weights-missing",
         f"{directory} has no {SINGLE}, no {TORCH_SINGLE}, and no index of shards.",
         hint="Give the directory of a merged Hugging Face checkpoint with its weights.",
-    )
-
-
-def adapter_flaw(directory: Path) -> CheckpointFlaw:
-    """Return the error for a LoRA adapter that was given instead of a merged checkpoint."""
-    return CheckpointFlaw(
-        "adapter-only",
-        f"{directory} holds a LoRA adapter, not a merged checkpoint.",
-        hint="Merge it into its base model first: `xtuner convert merge BASE ADAPTER OUT`, or "
-        "`llamafactory-cli export` with adapter_name_or_path, or peft's `merge_and_unload()`.",
     )
 
 

@@ -38,7 +38,7 @@ def vocabulary_model(checkpoint: Checkpoint) -> PieceModel | None:
     """Return tokenizer.model where it says what the vocabulary is: alone, or in agreement with
     tokenizer.json. Raises `ConversionError` for a damaged one."""
     tokenizer = checkpoint.tokenizer
-    model = stored_model(checkpoint.path)
+    model = stored_model(checkpoint.tokenizer_path)
     if model is None or tokenizer.is_built:
         return model
     added = {token.id for token in tokenizer.added}
@@ -84,7 +84,7 @@ def piece_tokens(checkpoint: Checkpoint, model: PieceModel, size: int, *, repair
 def _added(checkpoint: Checkpoint, model: PieceModel) -> Iterator[tuple[AddedToken, bool]]:
     """Yield the tokens beyond the model's, and whether only added_tokens.json lists them."""
     tokenizer = checkpoint.tokenizer
-    stored = stored_additions(checkpoint.path)
+    stored = stored_additions(checkpoint.tokenizer_path)
     listed = tokenizer.config.get("added_tokens_decoder")
     decoded = set(listed) if isinstance(listed, dict) else set()
     for text, number in stored.items():

@@ -284,7 +284,7 @@ def _check_distinct(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
 
 
 def _scores(checkpoint: Checkpoint, tokens: Sequence[str]) -> tuple[float, ...]:
-    known = piece_scores(checkpoint.tokenizer, checkpoint.path)
+    known = piece_scores(checkpoint.tokenizer, checkpoint.tokenizer_path)
     added = {token.id for token in checkpoint.tokenizer.added}
     return tuple(
         ADDED_SCORE if number in added else known.get(text, ADDED_SCORE) for number, text in enumerate(tokens)

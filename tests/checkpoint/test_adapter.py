@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,48 +12,10 @@ import pytest
 
 from checkpoint import Checkpoint, CheckpointFlaw
 from convert import plan_conversion, run_conversion
-from tests.checkpoint.torch_files import write_torch
+from tests.adapters import Floats, random_pairs, write_adapter
 from tests.checkpoints import write_safetensors
 
 Make = Callable[..., Path]
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-_MODULES = {"model.layers.0.self_attn.q_proj": (256, 256), "model.layers.1.mlp.down_proj": (256, 512)}
-
-
-def _matrices(seed: int = 7, rank: int = 4) -> dict[str, tuple[Floats, Floats]]:
-    rng = np.random.default_rng(seed)
-    return {
-        module: (
-            rng.normal(0, 0.1, (rank, columns)).astype(np.float32),
-            rng.normal(0, 0.1, (rows, rank)).astype(np.float32),
-        )
-        for module, (rows, columns) in _MODULES.items()
-    }
-
-
-def _write_adapter(
-    directory: Path,
-    pairs: Mapping[str, tuple[Floats, Floats]],
-    *,
-    whole: Mapping[str, tuple[str, np.ndarray[Any, Any]]] | None = None,
-    torch: bool = False,
-    **config: Any,
-) -> Path:
-    directory.mkdir(exist_ok=True)
-    values = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **config}
-    (directory / "adapter_config.json").write_text(json.dumps(values))
-    tensors: dict[str, tuple[str, np.ndarray[Any, Any]]] = {}
-    for module, (a, b) in pairs.items():
-        tensors[f"base_model.model.{module}.lora_A.weight"] = ("F32", a)
-        tensors[f"base_model.model.{module}.lora_B.weight"] = ("F32", b)
-    for name, value in (whole or {}).items():
-        tensors[f"base_model.model.{name}"] = value
-    if torch:
-        write_torch(directory / "adapter_model.bin", tensors)
-    else:
-        write_safetensors(directory / "adapter_model.safetensors", tensors)
-    return directory
 
 
 def _merged(base: Path, target: Path, pairs: Mapping[str, tuple[Floats, Floats]], scale: float) -> Path:
@@ -88,8 +49,8 @@ def _merged(base: Path, target: Path, pairs: Mapping[str, tuple[Floats, Floats]]
 def test_merging_while_reading(
     make_checkpoint: Make, tmp_path: Path, config: dict[str, Any], scale: float, torch: bool
 ) -> None:
-    base, pairs = make_checkpoint("base"), _matrices()
-    adapter = _write_adapter(tmp_path / "adapter", pairs, torch=torch, **config)
+    base, pairs = make_checkpoint("base"), random_pairs()
+    adapter = write_adapter(tmp_path / "adapter", pairs, torch=torch, **config)
     weights = Checkpoint.open(base).with_adapter(adapter).weights
     expected = Checkpoint.open(_merged(base, tmp_path / "merged", pairs, scale)).weights
     for info in expected:
@@ -104,7 +65,7 @@ def test_merging_while_reading(
 
 def test_a_conversion_with_an_adapter(make_checkpoint: Make, tmp_path: Path) -> None:
     base = make_checkpoint("base")
-    adapter = _write_adapter(tmp_path / "adapter", _matrices())
+    adapter = write_adapter(tmp_path / "adapter", random_pairs())
     checkpoint = Checkpoint.open(base)
     plain = run_conversion(plan_conversion(checkpoint, ["q8_0"], tmp_path / "plain"))
     plan = plan_conversion(checkpoint.with_adapter(adapter), ["q8_0"], tmp_path / "tuned")
@@ -117,7 +78,7 @@ def test_a_conversion_with_an_adapter(make_checkpoint: Make, tmp_path: Path) -> 
 def test_tensors_that_were_trained_whole(make_checkpoint: Make, tmp_path: Path) -> None:
     base = make_checkpoint("base")
     head = np.full((271, 256), 0x3F80, np.uint16)
-    adapter = _write_adapter(
+    adapter = write_adapter(
         tmp_path / "adapter", {}, whole={"lm_head.modules_to_save.default.weight": ("BF16", head)}
     )
     weights = Checkpoint.open(base).with_adapter(adapter).weights
@@ -131,7 +92,9 @@ def test_tensors_that_were_trained_whole(make_checkpoint: Make, tmp_path: Path) 
         ({"peft_type": "LOHA"}, "peft_type = 'LOHA'"),
         ({"use_dora": True}, "use_dora = 'True'"),
         ({"bias": "all"}, "bias = 'all'"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"fan_in_fan_out": True}, "of shape \\(512, 256\\); the base model's is \\(256, 512\\)"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights = 'pissa_niter_16'"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"r": 8}, "the rank is 8"),
         ({"r": "many"}, "r = 'many'"),
         ({"lora_alpha": -1}, "lora_alpha = '-1'"),
@@ -141,7 +104,7 @@ def test_tensors_that_were_trained_whole(make_checkpoint: Make, tmp_path: Path) 
 def test_what_is_not_merged_exactly_is_refused(
     make_checkpoint: Make, tmp_path: Path, config: dict[str, Any], message: str
 ) -> None:
-    adapter = _write_adapter(tmp_path / "adapter", _matrices(), **config)
+    adapter = write_adapter(tmp_path / "adapter", random_pairs(), **config)
     with pytest.raises(CheckpointFlaw, match=message):
         _ = Checkpoint.open(make_checkpoint()).with_adapter(adapter).weights
 
@@ -150,7 +113,7 @@ def test_adapters_of_another_model(make_checkpoint: Make, tmp_path: Path) -> Non
     base = Checkpoint.open(make_checkpoint())
 
     def message(pairs: Mapping[str, tuple[Floats, Floats]], **more: Any) -> str:
-        adapter = _write_adapter(tmp_path / "adapter", pairs, **more)
+        adapter = write_adapter(tmp_path / "adapter", pairs, **more)
         with pytest.raises(CheckpointFlaw) as caught:
             _ = base.with_adapter(adapter).weights
         return caught.value.message

@@ -75,7 +75,9 @@ def write_torch(path: Path, tensors: Tensors) -> None:
     for number, (name, (dtype, array)) in enumerate(tensors.items()):
         programs[name] = tensor_program(dtype, str(number), array.size, array.shape)
         entries[f"data/{number}"] = np.ascontiguousarray(array).tobytes()
-    write_archive(path, {"data.pkl": state_dict_pickle(programs), "byteorder": b"little", **entries})
+    write_archive(
+        path, {"data.pkl": state_dict_pickle(programs), "byteorder": b"little", "version": b"3\n", **entries}
+    )
 
 
 def as_torch_files(directory: Path, shards: int = 1) -> None:
