@@ -12,13 +12,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from errors import OutputError
 
-__all__ = ["cache_dir", "dump_json", "replacing", "replacing_directory", "write_text"]
+__all__ = ["cache_dir", "dump_json", "replacing", "replacing_all", "replacing_directory", "write_text"]
 
 _REASONS = {
     errno.ENOSPC: "no space is left on the disk",
@@ -44,18 +44,48 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Whatever else happens (an exception, a full disk, Ctrl-C) the temporary file is removed and an older
     file under the final name stays as it was. Raises `OutputError` where the system refuses to write.
     """
+    with replacing_all([path]) as (stream,):
+        yield stream
+
+
+@contextlib.contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """Do as `replacing` for files that belong together: none gets its name before all are on the disk."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(_partial(path)) for path in paths]
+        yield [stream for stream, _ in opened]
+        for path, (stream, _) in zip(paths, opened, strict=True):
+            with _as_output_error(path):
+                stream.flush()
+                os.fsync(stream.fileno())
+                stream.close()
+        _rename(paths, [partial for _, partial in opened])
+
+
+def _rename(paths: Sequence[Path], partials: Sequence[Path]) -> None:
+    renamed: list[Path] = []
+    try:
+        for path, partial in zip(paths, partials, strict=True):
+            with _as_output_error(path):
+                partial.chmod(0o666 & ~_umask())
+                partial.replace(path)
+            renamed.append(path)
+    except BaseException:
+        for path in renamed:  # a part of what belongs together is worth nothing
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Make a file beside `path` that is gone when the block ends, unless it got another name."""
     with _as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     partial = Path(name)
     try:
-        with _as_output_error(path):
-            with os.fdopen(handle, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.chmod(0o666 & ~_umask())
-            partial.replace(path)
+        with _as_output_error(path), os.fdopen(handle, "wb") as stream:
+            yield stream, partial
     finally:
         partial.unlink(missing_ok=True)
 

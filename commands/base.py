@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from chat_templates import TemplateSource
     from checkpoint import Checkpoint
 
-__all__ = ["MODEL", "TEMPLATE", "TYPES", "Group", "Result", "open_model", "print_json", "verb"]
+__all__ = [
+    "ADAPTER",
+    "MODEL",
+    "SPLIT",
+    "TEMPLATE",
+    "TYPES",
+    "Group",
+    "Result",
+    "open_model",
+    "print_json",
+    "verb",
+]
 
 Result = tuple[Any, Callable[[], None], int]
 """What a command returns: its JSON-able result, a function that shows it to a person, its exit code."""
@@ -43,6 +54,25 @@ TYPES = click.option(
     multiple=True,
     help="Quantization, e.g. q8_0, q4_k_m, bf16. May be given several times: the weights are read once.",
 )
+ADAPTER = click.option(
+    "--adapter",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    help="A LoRA adapter (peft's directory), merged in while MODEL, its base model, is read.",
+)
+SPLIT = click.option(
+    "--split-max-size",
+    "split",
+    metavar="SIZE",
+    callback=lambda _context, _option, text: _split_size(text),
+    help="Write each GGUF in shards of at most SIZE, e.g. 500M or 2G. Ollama takes no shards.",
+)
+
+
+def _split_size(text: str | None) -> int | None:
+    from convert.split import read_size
+
+    return None if text is None else read_size(text)
 
 
 class Group(click.Group):
@@ -111,11 +141,11 @@ def verb(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def open_model(model: Path, source: str) -> tuple[Checkpoint, TemplateSource]:
+def open_model(model: Path, source: str, adapter: Path | None = None) -> tuple[Checkpoint, TemplateSource]:
     from chat_templates import load_source
     from checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.open(model)
+    checkpoint = Checkpoint.open(model).with_adapter(adapter)
     return checkpoint, load_source(source, checkpoint)
 
 

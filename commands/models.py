@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from commands.base import MODEL, TEMPLATE, TYPES, Result, open_model, verb
+from commands.base import ADAPTER, MODEL, SPLIT, TEMPLATE, TYPES, Result, open_model, verb
 from errors import UsageError
 
 __all__ = ["COMMANDS"]
@@ -135,9 +135,8 @@ def _match_families(model: Path, source: str) -> Result:
 @TYPES
 @TEMPLATE
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory for the files [default: .]")
-@click.option(
-    "--adapter", type=click.Path(path_type=Path), help="A LoRA adapter (peft's directory) to merge in."
-)
+@ADAPTER
+@SPLIT
 @click.option(
     "--tensor-type",
     "overrides",
@@ -180,6 +179,7 @@ def gguf(
     source: str,
     output: Path | None,
     adapter: Path | None,
+    split: int | None,
     overrides: tuple[str, ...],
     pure: bool,
     imatrix: Path | None,
@@ -210,11 +210,10 @@ def gguf(
     importance = read_importance(imatrix) if imatrix else None
     training, stops = None, None
     if as_is:
-        opened = Checkpoint.open(model)
+        opened = Checkpoint.open(model).with_adapter(adapter)
     else:
-        opened, training = open_model(model, source)
+        opened, training = open_model(model, source, adapter)
         stops = analyse_stops(training, opened)
-    opened = opened.with_adapter(adapter)
     plan = plan_conversion(
         opened,
         types or ("q8_0",),
@@ -224,6 +223,7 @@ def gguf(
         choices=choices,
         importance=importance,
         pre=pre,
+        split=split,
     )
     if dry_run:
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
@@ -279,10 +279,18 @@ def modelfile(model: Path, source: str, gguf_file: Path | None, output: Path | N
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The bundle's directory [default: NAME-portside]"
 )
+@ADAPTER
+@SPLIT
 @click.option("--allow-inexact", is_flag=True, help="Also write a dialect that is not exact, named so.")
 @verb
 def build(
-    model: Path, types: tuple[str, ...], source: str, output: Path | None, allow_inexact: bool
+    model: Path,
+    types: tuple[str, ...],
+    source: str,
+    output: Path | None,
+    adapter: Path | None,
+    split: int | None,
+    allow_inexact: bool,
 ) -> Result:
     """Build the deployable bundle of MODEL.
 
@@ -291,11 +299,17 @@ def build(
     import console
     from deploy.bundle import build_bundle
 
-    checkpoint, training = open_model(model, source)
+    checkpoint, training = open_model(model, source, adapter)
     directory = output or Path(f"{checkpoint.name}-portside")
     with console.progress(f"Building {directory.name}") as advance:
         bundle = build_bundle(
-            checkpoint, training, types or ("q8_0",), directory, allow_inexact=allow_inexact, progress=advance
+            checkpoint,
+            training,
+            types or ("q8_0",),
+            directory,
+            split=split,
+            allow_inexact=allow_inexact,
+            progress=advance,
         )
     return bundle.as_json(), lambda: console.show_bundle(bundle), 0
 

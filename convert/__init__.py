@@ -10,9 +10,11 @@ from convert.importance import Importance, read_importance
 from convert.plan import ConversionPlan, FilePlan, plan_conversion
 from convert.reader import GgufSummary, GgufTensor, read_gguf
 from convert.run import ConvertedFile, run_conversion
+from convert.split import SHARD_NAME
 from convert.types import TYPES, normalize_type
 
 __all__ = [
+    "SHARD_NAME",
     "TYPES",
     "ConversionPlan",
     "ConvertedFile",

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.gguf import ALIGNMENT, ArrayInfo, GgufSummary, GgufTensor
+from convert.split import SHARD_NAME
 from convert.types import TensorType
 
 __all__ = ["layout", "metadata", "shard_mismatches", "shards_of"]
 
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _LAYER = re.compile(r"blk\.(\d{1,6})\.")
 _NO_TOKEN = 0xFFFFFFFF
 
@@ -87,7 +87,7 @@ def _length(value: Any) -> int | None:
 
 def shards_of(path: Path) -> list[Path]:
     """Return all the shards that the name of `path` tells of: mostly only itself."""
-    match = _SHARD.fullmatch(path.name)
+    match = SHARD_NAME.fullmatch(path.name)
     if match is None or not 1 <= int(match["number"]) <= int(match["count"]):
         return [path]
     count = int(match["count"])

@@ -25,10 +25,11 @@ from convert.metadata import (
     quantization_fields,
 )
 from convert.recipe import ModelShape, is_quantizable, tensor_types
+from convert.split import ShardPlan, cut
 from convert.tensors import TensorSource, map_tensors
 from convert.types import FILE_TYPES, normalize_type, tensor_type
 from convert.vocabulary import read_vocabulary
-from convert.writer import OutputTensor, file_size
+from convert.writer import OutputTensor
 from errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -39,23 +40,36 @@ __all__ = ["ConversionPlan", "FilePlan", "plan_conversion"]
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One GGUF file to be written; `tensors` are in the order of the plan's `sources`."""
+    """One GGUF file to be written, or the shards of one."""
 
-    path: Path
     type: str
-    fields: tuple[Field, ...]
-    tensors: tuple[OutputTensor, ...]
+    shards: tuple[ShardPlan, ...]
+    """What lies on the disk; together they hold the tensors in the order of the plan's `sources`."""
+
+    @property
+    def path(self) -> Path:
+        """What an engine is given: the file, or the first of its shards."""
+        return self.shards[0].path
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self.shards[0].fields
 
     @cached_property
+    def tensors(self) -> tuple[OutputTensor, ...]:
+        return tuple(tensor for shard in self.shards for tensor in shard.tensors)
+
+    @property
     def bytes(self) -> int:
-        """Size of the file."""
-        return file_size(self.fields, self.tensors)
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "path": str(self.path),
             "type": self.type,
             "bytes": self.bytes,
+            "shards": [{"path": str(shard.path), "bytes": shard.bytes} for shard in self.shards],
             "metadata": {field.key: field.as_json() for field in self.fields},
             "tensors": [tensor.as_json() for tensor in self.tensors],
         }
@@ -110,12 +124,14 @@ def plan_conversion(
     choices: TypeChoices = MIXTURE,
     importance: Importance | None = None,
     pre: str | None = None,
+    split: int | None = None,
 ) -> ConversionPlan:
     """Return the plan for files of the given types, NAME-TYPE.gguf in `output_dir` (the current directory).
 
     `source` is the chat template to be written, `stops` the ids the file must stop on; without them the file
     says what the stock converter of llama.cpp would have it say. `choices` and `importance` bear upon files
-    that are quantized. `pre` names the pre-tokenizer where it is not to be recognised. Raises `UsageError`
+    that are quantized. `pre` names the pre-tokenizer where it is not to be recognised. `split` is the largest
+    size in bytes of a shard's tensors; None writes each file in one. Raises `UsageError`
     for an unknown type or `pre` and `ConversionError` for a checkpoint that cannot become a GGUF.
     """
     kinds = tuple(dict.fromkeys(normalize_type(kind) for kind in types))
@@ -142,10 +158,18 @@ def plan_conversion(
     choices = replace(choices, weighted=importance is not None)
     files = tuple(
         FilePlan(
-            directory / f"{label}-{_suffix(kind)}.gguf",
             kind,
-            (*before, *quantization_fields(FILE_TYPES[kind].number), *after, *_weighted(kind, importance)),
-            _tensors(sources, kind, family, checkpoint, choices),
+            cut(
+                directory / f"{label}-{_suffix(kind)}.gguf",
+                (
+                    *before,
+                    *quantization_fields(FILE_TYPES[kind].number),
+                    *after,
+                    *_weighted(kind, importance),
+                ),
+                _tensors(sources, kind, family, checkpoint, choices),
+                split,
+            ),
         )
         for kind in kinds
     )

@@ -8,6 +8,7 @@ when all of it is there. Does not decide anything: the plan did.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import shutil
@@ -22,12 +23,12 @@ import numpy as np
 
 from checkpoint import Checkpoint
 from convert.kernels import Kernels, Stored, load_kernels
-from convert.plan import ConversionPlan, FilePlan
+from convert.plan import ConversionPlan
 from convert.tensors import TensorSource
 from convert.types import TensorType
 from convert.writer import GgufStream, header
 from errors import ConversionError, OutputError
-from files import replacing
+from files import replacing_all
 
 __all__ = ["ConvertedFile", "Progress", "run_conversion"]
 
@@ -47,7 +48,7 @@ _Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class ConvertedFile:
-    """One finished GGUF file."""
+    """One finished GGUF file, or one shard of it."""
 
     path: Path
     type: str
@@ -80,19 +81,18 @@ def run_conversion(
         )
     _check_space(plan)
     loaded = load_kernels(kernels)
+    shards = [shard for file in plan.files for shard in file.shards]
     with contextlib.ExitStack() as stack:
         # Entered before the pool, so that no thread works any more when partial files are removed.
-        streams = [_open(stack, file) for file in plan.files]
+        opened = stack.enter_context(replacing_all([shard.path for shard in shards]))
+        streams = [GgufStream(stream, shard.path) for shard, stream in zip(shards, opened, strict=True)]
         pool = stack.enter_context(_pool(threads))
         _Pass(plan, loaded, streams, pool, progress).run()
+        kinds = [file.type for file in plan.files for _ in file.shards]
         return tuple(
-            ConvertedFile(file.path, file.type, stream.bytes, stream.sha256)
-            for file, stream in zip(plan.files, streams, strict=True)
+            ConvertedFile(shard.path, kind, stream.bytes, stream.sha256)
+            for shard, kind, stream in zip(shards, kinds, streams, strict=True)
         )
-
-
-def _open(stack: contextlib.ExitStack, file: FilePlan) -> GgufStream:
-    return GgufStream(stack.enter_context(replacing(file.path)), file.path)
 
 
 @contextlib.contextmanager
@@ -137,13 +137,16 @@ class _Pass:
         self._plan = plan
         self._kernels = kernels
         self._streams = streams
+        """One for each shard of each file, in that order."""
+        self._owners = _owners(plan)
         self._pool = pool
         self._progress = progress
         self._ahead = _AHEAD * pool._max_workers
 
     def run(self) -> None:
-        for file, stream in zip(self._plan.files, self._streams, strict=True):
-            stream.write(header(file.fields, file.tensors))
+        shards = [shard for file in self._plan.files for shard in file.shards]
+        for shard, stream in zip(shards, self._streams, strict=True):
+            stream.write(header(shard.fields, shard.tensors))
         waiting: deque[tuple[int, bool, Future[Mapping[str, _Bytes]]]] = deque()
         for index, last, future in self._blocks():
             waiting.append((index, last, future))
@@ -166,12 +169,22 @@ class _Pass:
 
     def _write(self, index: int, last: bool, future: Future[Mapping[str, _Bytes]]) -> None:
         made = future.result()
-        for file, stream in zip(self._plan.files, self._streams, strict=True):
+        for file, owners in zip(self._plan.files, self._owners, strict=True):
+            stream = self._streams[owners[index]]
             stream.write(made[file.tensors[index].type.name])
             if last:
                 stream.pad()
         if self._progress is not None:
             self._progress(sum(stream.bytes for stream in self._streams), self._plan.bytes)
+
+
+def _owners(plan: ConversionPlan) -> list[list[int]]:
+    """Return, for each file, the number of the shard (counted over all files) that holds each tensor."""
+    numbers = itertools.count()
+    return [
+        [number for shard, number in zip(file.shards, numbers, strict=False) for _ in shard.tensors]
+        for file in plan.files
+    ]
 
 
 def _ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int, bool]]:

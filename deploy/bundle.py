@@ -18,7 +18,7 @@ from typing import Any
 from chat_templates import Proof, Stops, TemplateSource, analyse_stops, export_dialects, prove
 from chat_templates.export import PROOF
 from checkpoint import Checkpoint
-from convert import plan_conversion, run_conversion
+from convert import SHARD_NAME, plan_conversion, run_conversion
 from errors import OutputError, TemplateError
 from files import dump_json, replacing_directory, write_text
 from modelfiles import modelfile_for, write
@@ -96,12 +96,14 @@ def build_bundle(
     types: Sequence[str],
     directory: Path,
     *,
+    split: int | None = None,
     allow_inexact: bool = False,
     progress: Advance | None = None,
 ) -> Bundle:
     """Make the whole bundle beside `directory` and rename it into place when it is complete.
 
-    `types` are GGUF types. An existing bundle is replaced; any other non-empty directory is refused.
+    `types` are GGUF types, `split` the largest size of a shard of a GGUF. An existing bundle is replaced; any
+    other non-empty directory is refused.
     """
     _refuse_foreign(directory)
     stops = analyse_stops(source, checkpoint)
@@ -112,7 +114,7 @@ def build_bundle(
         if not result.ok
     ]
     with replacing_directory(directory) as partial:
-        plan = plan_conversion(checkpoint, types, partial, source=source, stops=stops)
+        plan = plan_conversion(checkpoint, types, partial, source=source, stops=stops, split=split)
         converted = run_conversion(plan, progress=progress)
         export_dialects(proof, partial, allow_inexact=allow_inexact)
         try:
@@ -136,6 +138,11 @@ def _modelfile(
     gguf: Path,
     directory: Path,
 ) -> str:
+    if SHARD_NAME.fullmatch(gguf.name):
+        raise TemplateError(
+            f"{gguf.name} is a shard of a GGUF file, and Ollama takes none.",
+            hint="Write it in one file, without --split-max-size.",
+        )
     # Ollama resolves a relative FROM against the Modelfile's own directory; without the dot it names a model.
     relative = os.path.relpath(gguf, directory)
     from_ = relative if relative.startswith("..") else f"./{relative}"
@@ -169,7 +176,11 @@ def _manifest(
     return {
         "model": checkpoint.name,
         "architecture": checkpoint.config.architecture,
-        "source": {"checkpoint": str(checkpoint.path), "weights": checkpoint.weights.fingerprint()},
+        "source": {
+            "checkpoint": str(checkpoint.path),
+            "adapter": str(checkpoint.adapter) if checkpoint.adapter else None,
+            "weights": checkpoint.weights.fingerprint(),
+        },
         "template": {"source": source.spec, "description": source.description},
         "stops": {"ids": list(stops.ids), "strings": list(stops.strings)},
         "versions": {tool: _version(tool) for tool in TOOLS},

@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_what_was_there(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.merge.os, "fsync", full)
+    monkeypatch.setattr("checkpoint.merge.os.fsync", full)
     with pytest.raises(OutputError, match="no space is left"):
         run_merge(plan)
     assert sorted((path.name, path.read_bytes()) for path in merged.iterdir()) == before
