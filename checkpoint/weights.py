@@ -128,9 +128,10 @@ class Weights:
 
         BF16 comes as uint16 and the 8-bit floats as uint8, for numpy has no such types.
         """
-        return self._view(self.info(name))
+        return self.view(self.info(name))
 
-    def _view(self, info: TensorInfo) -> np.ndarray[Any, Any]:
+    def view(self, info: TensorInfo) -> np.ndarray[Any, Any]:
+        """Return as `raw` does any tensor of the files in use, such as a matrix of an adapter."""
         import numpy as np
 
         if info.dtype not in _NUMPY:
@@ -160,7 +161,7 @@ class Weights:
     def _floats(self, info: TensorInfo) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        stored = self._view(info)
+        stored = self.view(info)
         if info.dtype == "BF16":
             return (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32)

@@ -1,6 +1,6 @@
-"""`portside merge`: a LoRA adapter and its base model become one checkpoint.
+"""LoRA adapters: `portside merge` makes one checkpoint of two; `gguf --adapter-only` makes a file of its own.
 
-Heavy imports live inside the command, so that `portside --help` answers at once.
+Heavy imports live inside the commands, so that `portside --help` answers at once.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.base import Result, verb
+from errors import UsageError
 
 if TYPE_CHECKING:
     from checkpoint.merge import MergePlan
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "write_adapter_gguf"]
 
 
 @click.command()
@@ -68,6 +69,24 @@ def _show(plan: MergePlan, *, written: bool = False) -> None:
         console.print_line(f"config.json: {key} is {str(value).lower()} now")
     if written:
         console.print_line(f"Wrote {plan.directory}")
+
+
+def write_adapter_gguf(
+    base: Path, adapter: Path | None, types: tuple[str, ...], output: Path | None, *, dry_run: bool
+) -> Result:
+    """Write what `adapter` adds to `base` as a GGUF file for llama.cpp's --lora and Ollama's ADAPTER."""
+    import console
+    from checkpoint import Checkpoint
+    from convert import plan_lora, run_conversion
+
+    if adapter is None:
+        raise UsageError("--adapter-only needs --adapter.", hint="Name the adapter's directory.")
+    plan = plan_lora(Checkpoint.open(base).with_adapter(adapter), types or ("f32",), output)
+    if dry_run:
+        return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
+    with console.progress(f"Converting {plan.name}") as advance:
+        files = run_conversion(plan, progress=advance)
+    return {"files": [file.as_json() for file in files]}, lambda: console.show_files(files), 0
 
 
 COMMANDS = (merge,)

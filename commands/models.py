@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from commands.base import ADAPTER, MODEL, SPLIT, TEMPLATE, TYPES, Result, open_model, verb
+from commands.merging import write_adapter_gguf
 from errors import UsageError
 
 __all__ = ["COMMANDS"]
@@ -136,6 +137,12 @@ def _match_families(model: Path, source: str) -> Result:
 @TEMPLATE
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory for the files [default: .]")
 @ADAPTER
+@click.option(
+    "--adapter-only",
+    is_flag=True,
+    help="Write the adapter alone, for a GGUF of MODEL: llama.cpp's --lora, Ollama's ADAPTER "
+    "[default type: f32].",
+)
 @SPLIT
 @click.option(
     "--tensor-type",
@@ -179,6 +186,7 @@ def gguf(
     source: str,
     output: Path | None,
     adapter: Path | None,
+    adapter_only: bool,
     split: int | None,
     overrides: tuple[str, ...],
     pure: bool,
@@ -206,6 +214,8 @@ def gguf(
         return _check_gguf(model, checkpoint, source)
     if checkpoint is not None:
         raise UsageError("--checkpoint belongs to --check.", hint="To convert, name the checkpoint as MODEL.")
+    if adapter_only:
+        return write_adapter_gguf(model, adapter, types, output, dry_run=dry_run)
     choices = TypeChoices(read_overrides(overrides), pure)
     importance = read_importance(imatrix) if imatrix else None
     training, stops = None, None
@@ -256,16 +266,31 @@ def _check_gguf(file: Path, directory: Path | None, source: str) -> Result:
 @MODEL
 @TEMPLATE
 @click.option("--gguf", "gguf_file", type=click.Path(path_type=Path), help="The GGUF file that FROM names.")
+@ADAPTER
+@click.option(
+    "--adapter-gguf",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The GGUF of an adapter that ADAPTER names (gguf --adapter-only writes one).",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of stdout.")
 @verb
-def modelfile(model: Path, source: str, gguf_file: Path | None, output: Path | None) -> Result:
+def modelfile(
+    model: Path,
+    source: str,
+    gguf_file: Path | None,
+    adapter: Path | None,
+    adapter_gguf: Path | None,
+    output: Path | None,
+) -> Result:
     """Write the Ollama Modelfile of MODEL."""
     import console
     from deploy.bundle import make_modelfile
     from files import write_text
 
-    checkpoint, training = open_model(model, source)
-    text = make_modelfile(checkpoint, training, gguf_file, output.parent if output else Path())
+    checkpoint, training = open_model(model, source, adapter)
+    directory = output.parent if output else Path()
+    text = make_modelfile(checkpoint, training, gguf_file, directory, adapter=adapter_gguf)
     if output:
         write_text(output, text)
         return {"file": str(output), "modelfile": text}, lambda: console.print_line(f"Wrote {output}"), 0

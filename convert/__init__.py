@@ -7,6 +7,7 @@
 from convert.check import GgufCheck, check_gguf
 from convert.choices import TypeChoices, read_overrides
 from convert.importance import Importance, read_importance
+from convert.lora import plan_lora
 from convert.plan import ConversionPlan, FilePlan, plan_conversion
 from convert.reader import GgufSummary, GgufTensor, read_gguf
 from convert.run import ConvertedFile, run_conversion
@@ -27,6 +28,7 @@ __all__ = [
     "check_gguf",
     "normalize_type",
     "plan_conversion",
+    "plan_lora",
     "read_gguf",
     "read_importance",
     "read_overrides",

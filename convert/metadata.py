@@ -8,14 +8,22 @@ tensors nor tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from checkpoint import Checkpoint
 from convert.fields import Field, Kind, string, strings, uint32
 
-__all__ = ["ParameterCounts", "chat_template_fields", "general_fields", "quantization_fields"]
+__all__ = [
+    "QUANTIZATION_VERSION",
+    "ParameterCounts",
+    "chat_template_fields",
+    "described_fields",
+    "general_fields",
+    "quantization_fields",
+]
 
 QUANTIZATION_VERSION = 2
 
@@ -37,14 +45,51 @@ def general_fields(
     checkpoint: Checkpoint, architecture: str, parameters: ParameterCounts, name: str | None
 ) -> list[Field]:
     """Return general.architecture and what describes the model; `name` overrides general.name."""
-    fields = [string("general.architecture", architecture), string("general.type", "model")]
-    described = [field for field in _described(checkpoint, parameters, name) if field is not None]
-    return [*fields, *described]
+    described = described_fields(
+        checkpoint.path.absolute(),
+        name,
+        fallback=checkpoint.name,
+        total=parameters.total,
+        size_label=_size_label(parameters),
+        repetition_penalty=checkpoint.generation.raw.get("repetition_penalty"),
+    )
+    return [string("general.architecture", architecture), string("general.type", "model"), *described]
 
 
-def _described(
-    checkpoint: Checkpoint, parameters: ParameterCounts, name: str | None
-) -> Iterator[Field | None]:
+def _size_label(parameters: ParameterCounts) -> str:
+    """Return "1.5B", "8x7B" and the like."""
+    import gguf
+
+    return str(gguf.size_label(parameters.total, parameters.shared, parameters.expert, parameters.experts))
+
+
+def described_fields(
+    directory: Path,
+    name: str | None,
+    *,
+    fallback: str,
+    total: int,
+    size_label: str | None = None,
+    repetition_penalty: Any = None,
+) -> list[Field]:
+    """Return what the model card and the small files in `directory`, and its name, tell of a model.
+
+    `name` overrides general.name, `fallback` is for want of one. `total` is the number of parameters.
+    """
+    collected = _collected(directory, name, fallback, total, size_label, repetition_penalty)
+    if collected is None:
+        return [string("general.name", name or fallback)]
+    fields = [
+        _field(key, value.type.value, value.value)
+        for key, value in collected.items()
+        if key != "general.architecture"
+    ]
+    return [field for field in fields if field is not None]
+
+
+def _collected(
+    directory: Path, name: str | None, fallback: str, total: int, size_label: str | None, penalty: Any
+) -> Mapping[str, Any] | None:
     import logging
 
     import gguf
@@ -52,26 +97,21 @@ def _described(
 
     # Whatever a model card holds, the worst it can do is to go unused.
     logging.getLogger("metadata").setLevel(logging.CRITICAL)
-    directory = checkpoint.path.absolute()
     try:
-        metadata = gguf.Metadata.load(None, directory, name, parameters.total)
+        metadata = gguf.Metadata.load(None, directory, name, total)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError):
         metadata = gguf.Metadata(name=name)
-    metadata.name = metadata.name or checkpoint.name
-    metadata.size_label = metadata.size_label or gguf.size_label(
-        parameters.total, parameters.shared, parameters.expert, parameters.experts
-    )
+    metadata.name = metadata.name or fallback
+    metadata.size_label = metadata.size_label or size_label
     if metadata.sampling_penalty_repeat is None:
-        metadata.sampling_penalty_repeat = checkpoint.generation.raw.get("repetition_penalty")
-    collected = gguf.GGUFWriter(path=None, arch="none")
+        metadata.sampling_penalty_repeat = penalty
+    writer = gguf.GGUFWriter(path=None, arch="none")
     try:
-        metadata.set_gguf_meta_model(collected)
+        metadata.set_gguf_meta_model(writer)
     except (TypeError, AttributeError, KeyError):
-        yield string("general.name", str(metadata.name))
-        return
-    for key, value in collected.kv_data[0].items():
-        if key != "general.architecture":
-            yield _field(key, value.type.value, value.value)
+        return None
+    collected: Mapping[str, Any] = writer.kv_data[0]
+    return collected
 
 
 def _field(key: str, kind: int, value: Any) -> Field | None:

@@ -35,7 +35,7 @@ from errors import OutputError, UsageError
 if TYPE_CHECKING:
     from chat_templates import Stops, TemplateSource
 
-__all__ = ["ConversionPlan", "FilePlan", "plan_conversion"]
+__all__ = ["ConversionPlan", "FilePlan", "file_label", "output_directory", "plan_conversion"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def plan_conversion(
     kinds = tuple(dict.fromkeys(normalize_type(kind) for kind in types))
     if not kinds:
         raise UsageError("No GGUF type was named.", hint=f"Known types: {', '.join(FILE_TYPES)}.")
-    directory = _output_directory(checkpoint, output_dir)
+    directory = output_directory(checkpoint, output_dir)
     config = checkpoint.config
     family = family_of(config.architecture)
     hyper_parameters = family.fields(config)
@@ -154,7 +154,7 @@ def plan_conversion(
         *hyper_parameters,
     ]
     after = [*vocabulary.fields(), *chat_template_fields(template if source is None else source.jinja)]
-    label = _file_label(name or checkpoint.name)
+    label = file_label(name or checkpoint.name)
     choices = replace(choices, weighted=importance is not None)
     files = tuple(
         FilePlan(
@@ -247,13 +247,14 @@ def _suffix(kind: str) -> str:
     return kind.upper()
 
 
-def _file_label(name: str) -> str:
+def file_label(name: str) -> str:
     """Return `name` as a part of a file name."""
     label = "".join("-" if char in "/\\:" or not char.isprintable() else char for char in name).strip()
     return label.lstrip(".") or "model"
 
 
-def _output_directory(checkpoint: Checkpoint, output_dir: Path | None) -> Path:
+def output_directory(checkpoint: Checkpoint, output_dir: Path | None) -> Path:
+    """Return `output_dir`, by default the current directory. Raises `OutputError` for a wrong one."""
     directory = Path.cwd() if output_dir is None else Path(output_dir)
     if directory.exists() and not directory.is_dir():
         raise OutputError(f"{directory} is not a directory.", hint="Name a directory with -o.")

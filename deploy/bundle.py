@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,18 @@ class Bundle:
         }
 
 
-def make_modelfile(checkpoint: Checkpoint, source: TemplateSource, gguf: Path | None, directory: Path) -> str:
+def make_modelfile(
+    checkpoint: Checkpoint,
+    source: TemplateSource,
+    gguf: Path | None,
+    directory: Path,
+    *,
+    adapter: Path | None = None,
+) -> str:
     """Return the text of the Ollama Modelfile for `checkpoint`, to be written in `directory`.
 
-    `gguf` defaults to the name that `portside gguf` gives its Q8_0 file, in the same directory. Raises
+    `gguf` defaults to the name that `portside gguf` gives its Q8_0 file, in the same directory; `adapter` is
+    the GGUF file of an adapter to it. Raises
     `TemplateError` when no Go template says what `source` says for plain chats, or when the Modelfile's
     grammar would lose part of a value.
     """
@@ -87,7 +95,7 @@ def make_modelfile(checkpoint: Checkpoint, source: TemplateSource, gguf: Path | 
     proof = prove(source, checkpoint, ("ollama",))
     if gguf is None:
         gguf = plan_conversion(checkpoint, ("q8_0",), directory, source=source, stops=stops).files[0].path
-    return _modelfile(checkpoint, source, stops, proof, gguf, directory)
+    return _modelfile(checkpoint, source, stops, proof, gguf, directory, adapter)
 
 
 def build_bundle(
@@ -137,16 +145,21 @@ def _modelfile(
     proof: Proof,
     gguf: Path,
     directory: Path,
+    adapter: Path | None = None,
 ) -> str:
     if SHARD_NAME.fullmatch(gguf.name):
         raise TemplateError(
             f"{gguf.name} is a shard of a GGUF file, and Ollama takes none.",
             hint="Write it in one file, without --split-max-size.",
         )
-    # Ollama resolves a relative FROM against the Modelfile's own directory; without the dot it names a model.
-    relative = os.path.relpath(gguf, directory)
-    from_ = relative if relative.startswith("..") else f"./{relative}"
-    return write(modelfile_for(checkpoint, source, stops, proof, from_))
+    made = modelfile_for(checkpoint, source, stops, proof, _relative(gguf, directory))
+    return write(replace(made, adapter=_relative(adapter, directory)) if adapter else made)
+
+
+def _relative(file: Path, directory: Path) -> str:
+    """Return how a Modelfile in `directory` names `file`: Ollama takes a name without a dot for a model's."""
+    relative = os.path.relpath(file, directory)
+    return relative if relative.startswith("..") else f"./{relative}"
 
 
 def _refuse_foreign(directory: Path) -> None:

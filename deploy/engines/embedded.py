@@ -40,6 +40,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--chat-template-kwargs", type=json.loads, help="a JSON object: variables for every chat template"
     )
     parser.add_argument("--chat-template-file", type=Path, help="a Jinja file; default: the GGUF's own")
+    parser.add_argument(
+        "--lora", type=Path, action="append", default=[], help="a GGUF file of an adapter (repeatable)"
+    )
     parser.add_argument("--metrics", action="store_true", help="serve /metrics")
     return parser.parse_args(arguments)
 
@@ -62,6 +65,8 @@ def configure(options: argparse.Namespace, params: Any) -> Any:
         params.chat_template = options.chat_template_file.read_text(encoding="utf-8")
     if options.chat_template_kwargs:
         params.default_template_kwargs = {k: json.dumps(v) for k, v in options.chat_template_kwargs.items()}
+    if options.lora:
+        params.lora_adapters = [_adapter(path) for path in options.lora]
     if key := os.environ.pop("LLAMA_API_KEY", ""):
         params.api_keys = [key]
     if options.threads:
@@ -71,6 +76,14 @@ def configure(options: argparse.Namespace, params: Any) -> Any:
     if options.ubatch_size:
         params.n_ubatch = options.ubatch_size
     return params
+
+
+def _adapter(path: Path) -> Any:
+    import xllamacpp
+
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = str(path), 1.0
+    return adapter
 
 
 def main() -> int:

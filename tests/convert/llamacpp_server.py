@@ -7,7 +7,7 @@ import http.client
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,14 @@ __all__ = ["LlamaCpp", "llamacpp"]
 _SERVE = """
 import sys
 import xllamacpp
+
+
+def lora(path):
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = path, 1.0
+    return adapter
+
+
 parameters = xllamacpp.CommonParams()
 parameters.model.path = sys.argv[1]
 parameters.hostnames = ["127.0.0.1"]
@@ -24,6 +32,7 @@ parameters.n_ctx = 256
 parameters.n_parallel = 1
 parameters.warmup = False
 parameters.cpuparams.n_threads = 1
+parameters.lora_adapters = [lora(path) for path in sys.argv[2:]]
 server = xllamacpp.Server(parameters)
 print("PORTSIDE-TEST", server.listening_address, flush=True)
 sys.stdin.read()
@@ -61,11 +70,11 @@ class LlamaCpp:
 
 
 @contextlib.contextmanager
-def llamacpp(model: Path, log: Path) -> Iterator[LlamaCpp]:
-    """Serve `model` until the block ends; llama.cpp's own output goes to `log`."""
+def llamacpp(model: Path, log: Path, adapters: Sequence[Path] = ()) -> Iterator[LlamaCpp]:
+    """Serve `model` with `adapters` until the block ends; llama.cpp's own output goes to `log`."""
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(model)],
+            [sys.executable, "-c", _SERVE, str(model), *map(str, adapters)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
