@@ -16,7 +16,7 @@ import numpy as np
 from checkpoint import DerivedRows, Rows
 from errors import ConversionError
 
-__all__ = ["as_float32", "computed", "interleaved", "plus", "stacked", "taken", "to_float32"]
+__all__ = ["as_float32", "computed", "cut", "interleaved", "plus", "stacked", "taken", "to_float32", "turned"]
 
 _Array = np.ndarray[Any, Any]
 _Order = np.ndarray[Any, np.dtype[np.intp]]
@@ -33,6 +33,16 @@ def taken(rows: Rows, order: _Order) -> Rows:
 def stacked(rows: Sequence[Rows]) -> Rows:
     """Return tensors of one shape and dtype as one tensor with a new first axis, as experts are stored."""
     return _Stacked(tuple(rows))
+
+
+def cut(rows: Rows, parts: int, start: int, stop: int) -> Rows:
+    """Return the rows `start` to `stop` of each of `parts` equal parts of a matrix, as one stack."""
+    return _Cut(rows, parts, start, stop)
+
+
+def turned(rows: Rows) -> Rows:
+    """Return a stack of matrices with each transposed; one at a time is in memory."""
+    return _Turned(rows)
 
 
 def as_float32(rows: Rows) -> Rows:
@@ -119,6 +129,46 @@ class _Stacked:
             blocks.append(self.parts[part].read(first, last))
             start += last - first
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [self.parts[0].read(0, 0)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut(DerivedRows):
+    parts: int
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.parts, self.stop - self.start, self.rows.shape[-1])
+
+    def read(self, start: int, stop: int) -> _Array:
+        kept, each = self.stop - self.start, self.rows.shape[0] // self.parts
+        blocks = [self.rows.read(0, 0)]
+        while start < stop:
+            part, first = divmod(start, kept)
+            last = min(kept, first + stop - start)
+            offset = part * each + self.start
+            blocks.append(self.rows.read(offset + first, offset + last))
+            start += last - first
+        return np.concatenate(blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Turned(DerivedRows):
+    @property
+    def shape(self) -> tuple[int, ...]:
+        count, rows, columns = self.rows.shape
+        return (count, columns, rows)
+
+    def read(self, start: int, stop: int) -> _Array:
+        _, each, rows = self.shape
+        blocks = [self.rows.read(0, 0).reshape(0, rows)]
+        while start < stop:
+            part, first = divmod(start, each)
+            last = min(each, first + stop - start)
+            blocks.append(self.rows.read(part * rows, (part + 1) * rows).T[first:last])
+            start += last - first
+        return np.concatenate(blocks)
 
 
 @dataclass(frozen=True, eq=False)

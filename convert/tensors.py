@@ -81,7 +81,7 @@ def map_tensors(
     for finding in quantized_weights(checkpoint):
         raise ConversionError(f"{checkpoint.path}: {finding.message}", hint=finding.fix)
     expected = tuple(_expected(family, config))
-    ignored = re.compile("|".join([*family.ignored, *(f".*{re.escape(end)}" for end in _IGNORED)]))
+    ignored = _ignored(family, config)
     infos = {info.name: info for info in checkpoint.weights if not ignored.fullmatch(info.name)}
     _check_names(checkpoint, family, expected, infos)
     present = [item for item in expected if item.names[0] in infos]
@@ -96,6 +96,12 @@ def map_tensors(
     ]
     made = [TensorSource(item.name, computed(item.values)) for item in family.computed(config)]
     return (*made, *stored), findings
+
+
+def _ignored(family: Family, config: ModelConfig) -> re.Pattern[str]:
+    """Return what matches the whole name of a tensor that is left out on purpose."""
+    further = (rf"model\.layers\.{config.layers + number}\..*" for number in range(family.appended(config)))
+    return re.compile("|".join([*family.ignored, *further, *(f".*{re.escape(end)}" for end in _IGNORED)]))
 
 
 def _place(info: TensorInfo) -> tuple[str, int]:

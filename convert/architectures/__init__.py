@@ -6,6 +6,7 @@ from convert.architectures.baichuan import BAICHUAN
 from convert.architectures.base import ComputedTensor, Family, TensorRule, sizes
 from convert.architectures.cohere import COMMAND_R
 from convert.architectures.deepseek import DEEPSEEK
+from convert.architectures.deepseek_mla import DEEPSEEK2
 from convert.architectures.experts import MIXTRAL, QWEN2_MOE, QWEN3_MOE, experts_of
 from convert.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from convert.architectures.glm import CHATGLM, GLM, GLM4
@@ -44,6 +45,7 @@ _FAMILIES = (
     QWEN2_MOE,
     QWEN3_MOE,
     DEEPSEEK,
+    DEEPSEEK2,
 )
 
 FAMILIES: dict[str, Family] = {

@@ -77,6 +77,8 @@ class Family:
     """Dimensions beyond the common ones; "experts" is the number that `{expert}` counts to."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of whole names of tensors that are left out on purpose."""
+    appended: Callable[[ModelConfig], int] = lambda _config: 0
+    """How many layers after the last are left out on purpose: those that predict further tokens."""
     head: str = "lm_head.weight"
     """The output matrix in the checkpoint, absent where it is tied to `embedding`."""
     embedding: str = "model.embed_tokens.weight"

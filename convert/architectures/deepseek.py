@@ -8,7 +8,7 @@ from dataclasses import replace
 from checkpoint import ModelConfig
 from convert.architectures.base import Family, TensorRule, common_fields, layer_rules
 from convert.architectures.experts import expert_counts, experts_of, routed_rules
-from convert.architectures.values import senseless, size_of
+from convert.architectures.values import dense_layers, size_of
 from convert.fields import Field, float32, string, uint32
 from errors import ConversionError
 
@@ -22,13 +22,6 @@ _FIXED = {
     "attention_bias": False,
 }
 """What llama.cpp computes every DeepSeek-MoE with; also what an absent key means."""
-
-
-def _dense_layers(config: ModelConfig) -> int:
-    value = config.raw.get("first_k_dense_replace")
-    if type(value) is not int or not 0 <= value <= config.layers:
-        raise senseless("first_k_dense_replace", value, f"a whole number up to {config.layers}")
-    return value
 
 
 def _fields(config: ModelConfig) -> tuple[Field, ...]:
@@ -54,7 +47,7 @@ def _fields(config: ModelConfig) -> tuple[Field, ...]:
         *((uint32("deepseek.expert_gating_func", 1),) if named else ()),
         uint32("deepseek.rope.dimension_count", config.head_dim),
         string("deepseek.rope.scaling.type", "none"),
-        uint32("deepseek.leading_dense_block_count", _dense_layers(config)),
+        uint32("deepseek.leading_dense_block_count", dense_layers(config)),
         uint32("deepseek.vocab_size", config.vocab_size),
         uint32("deepseek.expert_feed_forward_length", size_of(config, "moe_intermediate_size")),
         float32("deepseek.expert_weights_scale", 1.0),
@@ -70,10 +63,10 @@ def _sizes(config: ModelConfig) -> Mapping[str, int]:
 
 def _rules() -> tuple[TensorRule, ...]:
     def dense(config: ModelConfig) -> range:
-        return range(_dense_layers(config))
+        return range(dense_layers(config))
 
     def sparse(config: ModelConfig) -> range:
-        return range(_dense_layers(config), config.layers)
+        return range(dense_layers(config), config.layers)
 
     shared = [
         TensorRule(f"model.layers.{{}}.mlp.shared_experts.{source}_proj.weight", target, shape)

@@ -10,7 +10,7 @@ from typing import Any
 from checkpoint import ModelConfig
 from errors import ConversionError
 
-__all__ = ["number_of", "rotated_part", "senseless", "size_of"]
+__all__ = ["dense_layers", "number_of", "rotated_part", "senseless", "size_of"]
 
 
 def number_of(config: ModelConfig, name: str, default: float | None = None) -> float:
@@ -28,6 +28,14 @@ def size_of(config: ModelConfig, name: str) -> int:
     value: Any = config.raw.get(name)
     if type(value) is not int or not 0 < value < 1 << 31:
         raise senseless(name, value, "a positive whole number")
+    return value
+
+
+def dense_layers(config: ModelConfig) -> int:
+    """Return first_k_dense_replace: how many layers of a mixture of experts come first, without experts."""
+    value = config.raw.get("first_k_dense_replace")
+    if type(value) is not int or not 0 <= value <= config.layers:
+        raise senseless("first_k_dense_replace", value, f"a whole number up to {config.layers}")
     return value
 
 
