@@ -4,6 +4,7 @@ from checkpoint.config import GenerationConfig, ModelConfig
 from checkpoint.findings import CheckpointFlaw, Finding
 from checkpoint.inspect import Survey, survey
 from checkpoint.model import ChatTemplates, Checkpoint
+from checkpoint.plain import PlainWeights
 from checkpoint.rows import DerivedRows, Rows, StoredRows
 from checkpoint.safetensors import TensorInfo
 from checkpoint.sentencepiece import Piece, PieceKind, PieceModel, read_pieces
@@ -23,6 +24,7 @@ __all__ = [
     "Piece",
     "PieceKind",
     "PieceModel",
+    "PlainWeights",
     "Rows",
     "StoredRows",
     "Survey",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from checkpoint.findings import Finding
+from checkpoint.fp8 import holds_fp8
 from checkpoint.model import Checkpoint
 from checkpoint.safetensors import TensorInfo
 from checkpoint.weights import Weights, list_names
@@ -24,6 +25,7 @@ def check_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield what the headers tell about the weights; of two matrices a few rows are compared."""
     yield from _pickled(checkpoint)
     yield from quantized_weights(checkpoint)
+    yield from _fp8(checkpoint)
     yield from _integers(checkpoint)
     yield from _unlisted(checkpoint)
     yield from _shapes(checkpoint)
@@ -83,13 +85,24 @@ def quantized_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
             "model that had been loaded in 8 or 4 bits.",
             "Merge again into the base model loaded in bfloat16, without load_in_4bit or load_in_8bit.",
         )
-    elif method is not None:
+    elif method is not None and not holds_fp8(checkpoint.config, checkpoint.weights):
         yield Finding(
             "quantized-weights",
             "warning",
             f"The weights are stored quantized ({method}): vLLM and LMDeploy may serve them, a conversion to "
             "GGUF needs the weights they were made of.",
             "For GGUF give the checkpoint from before the quantization.",
+        )
+
+
+def _fp8(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if holds_fp8(checkpoint.config, checkpoint.weights):
+        yield Finding(
+            "fp8-weights",
+            "info",
+            "The weights are stored in 8-bit floats with scales: vLLM and LMDeploy serve them on GPUs that "
+            "compute in fp8; a conversion to GGUF multiplies them out.",
+            "",
         )
 
 

@@ -93,6 +93,10 @@ class Weights:
         """Return weights of `tensors`, with `pairs` added as they are read; `adapter` is their file."""
         return Weights({**self.headers, adapter.file.name: adapter}, tensors, pairs)
 
+    def renamed(self, tensors: Mapping[str, TensorInfo]) -> Weights:
+        """Return weights of `tensors`: these, or parts of them, under other names."""
+        return Weights(self.headers, tensors, self._pairs)
+
     @property
     def pickled(self) -> bool:
         """Whether the weights lie in files of torch's own format."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint import Checkpoint, Finding, ModelConfig, Rows, TensorInfo, quantized_weights
+from checkpoint import Checkpoint, Finding, ModelConfig, PlainWeights, Rows, TensorInfo, quantized_weights
 from convert.architectures import Family, TensorRule, sizes
 from convert.rows import computed, stacked
 from errors import ConversionError
@@ -82,15 +82,16 @@ def map_tensors(
         raise ConversionError(f"{checkpoint.path}: {finding.message}", hint=finding.fix)
     expected = tuple(_expected(family, config))
     ignored = _ignored(family, config)
-    infos = {info.name: info for info in checkpoint.weights if not ignored.fullmatch(info.name)}
+    weights = PlainWeights.of(checkpoint)
+    infos = {info.name: info for info in weights if not ignored.fullmatch(info.name)}
     _check_names(checkpoint, family, expected, infos)
     present = [item for item in expected if item.names[0] in infos]
     for item in present:
         for name in item.names:
-            _check(infos[name], item)
+            _check(infos[name], item, scaled=name in weights.scales)
     drop_head, findings = _head(checkpoint, family, repair=repair)
     stored = [
-        TensorSource(item.target, _rows(checkpoint, item))
+        TensorSource(item.target, _rows(weights, config, item))
         for item in sorted(present, key=lambda item: _place(infos[item.names[0]]))
         if not (drop_head and item.names[0] == family.head)
     ]
@@ -108,10 +109,10 @@ def _place(info: TensorInfo) -> tuple[str, int]:
     return str(info.file), info.start
 
 
-def _rows(checkpoint: Checkpoint, item: _Expected) -> Rows:
-    rows = [checkpoint.weights.rows(name) for name in item.names]
+def _rows(weights: PlainWeights, config: ModelConfig, item: _Expected) -> Rows:
+    rows = [weights.rows(name) for name in item.names]
     if item.rule.make is not None:
-        return item.rule.make(rows, checkpoint.config)
+        return item.rule.make(rows, config)
     return stacked(rows) if "{expert}" in item.rule.source else rows[0]
 
 
@@ -166,8 +167,8 @@ def _several(names: Sequence[str]) -> str:
     return f"the tensor{'s' if len(names) > 1 else ''} {_few(names)}"
 
 
-def _check(info: TensorInfo, expected: _Expected) -> None:
-    if info.dtype not in _DTYPES:
+def _check(info: TensorInfo, expected: _Expected, *, scaled: bool) -> None:
+    if info.dtype not in _DTYPES and not scaled:
         raise ConversionError(
             f"Tensor {info.name} in {info.file} is stored as {info.dtype}; only {', '.join(_DTYPES)} can be "
             "converted.",

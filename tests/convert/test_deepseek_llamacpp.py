@@ -1,4 +1,4 @@
-"""DeepSeek-V2, V2-Lite and V3 against llama.cpp's own tools and against transformers."""
+"""DeepSeek-V2, V2-Lite and V3, and weights in 8-bit floats, against llama.cpp's own tools and against transformers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from checkpoint import Checkpoint
 from convert import plan_conversion, run_conversion
 from convert.types import FILE_TYPES
+from tests.checkpoints import write_random_checkpoint
 from tests.convert.gguf_bytes import metadata, tensor_digests
 from tests.convert.logits import llamacpp_logits, transformers_logits
 from tests.convert.oracle import quantize, stock_convert
 from tests.deepseek_checkpoints import write_deepseek
+from tests.fp8_checkpoints import to_fp8
 
 pytestmark = pytest.mark.engines
 
@@ -60,3 +62,23 @@ def test_llamacpp_computes_what_transformers_does(case: str, tmp_path: Path) -> 
     assert float(np.abs(expected).max()) > 0.1
     # Measured: 2e-6 at most.
     np.testing.assert_allclose(computed, expected, atol=2e-5 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [("block", "F8_E4M3"), ("channel", "F8_E4M3"), ("channel", "F8_E5M2"), ("tensor", "F8_E4M3")],
+)
+def test_8_bit_floats_are_multiplied_out_alike(form: str, dtype: str, tmp_path: Path) -> None:
+    directory = tmp_path / "Tiny-7M-Chat"
+    if form == "block":
+        write_deepseek(directory, "v3", moe_intermediate_size=320)
+    else:
+        write_random_checkpoint(directory, architecture="Qwen2ForCausalLM", tied=True)
+    to_fp8(directory, form, dtype=dtype)
+    types = ("bf16", "q8_0")
+    plan = plan_conversion(Checkpoint.open(directory), types, tmp_path / "ours")
+    ours = {file.type: file.path for file in run_conversion(plan)}
+    theirs = stock_convert(directory, tmp_path, types, "gpt-2")
+    for kind in types:
+        assert metadata(ours[kind]) == metadata(theirs[kind])
+        assert tensor_digests(ours[kind]) == tensor_digests(theirs[kind])
