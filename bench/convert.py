@@ -1,24 +1,26 @@
-"""One pass to GGUF against llama.cpp's two steps: wall time, memory, bytes on disk.
+"""One pass to GGUF against llama.cpp's two steps: wall and CPU time, memory, bytes written.
 
-    python bench/convert.py [--hidden 1024 --layers 24 --vocab 151936] [--types q4_k_m,q8_0] [--repeats 3]
+    python bench/convert.py [--hidden 1024 --layers 24 --vocab 151936] [--types bf16,q8_0] [--repeats 3]
 
-The two steps are the stock converter to bf16 and `llama_model_quantize` to the type. They run where the
-tests' own variables point (PORTSIDE_TEST_TORCH_PYTHON, PORTSIDE_TEST_LLAMA_CPP_PYTHON,
-PORTSIDE_TEST_LLAMA_CPP_SOURCE). The checkpoint is random, of Qwen2's shape, tied, bf16, and is written anew
-in a temporary directory.
+The two steps are the stock converter to bf16 and `llama_model_quantize` to the type; to bf16 it is the first
+alone. Types that are joined, q8_0+q4_k_m, are made in one call; the reference then converts once and
+quantizes to each. Everything runs where the tests' own variables point (PORTSIDE_TEST_TORCH_PYTHON,
+PORTSIDE_TEST_LLAMA_CPP_PYTHON, PORTSIDE_TEST_LLAMA_CPP_SOURCE). The checkpoint is random, of Qwen2's shape,
+tied, bf16, and is written anew in a temporary directory.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +71,23 @@ class Cost:
     """What one run of a command took."""
 
     seconds: float
+    cpu: float
+    """Seconds of all threads together, in the kernel too."""
     memory: int
     """Largest anonymous memory in bytes: mapped weights are the page cache's and do not count."""
+    written: int
+    """Bytes of the files it made."""
+
+    def __add__(self, other: Cost) -> Cost:
+        """Return what one after the other takes."""
+        memory = max(self.memory, other.memory)
+        written = self.written + other.written
+        return Cost(self.seconds + other.seconds, self.cpu + other.cpu, memory, written)
 
 
-def measure(command: Sequence[str], log: Path) -> Cost:
-    """Run `command` to its end; its output goes to `log`."""
-    start = time.perf_counter()
+def measure(command: Sequence[str], log: Path, made: Callable[[], Iterable[Path]]) -> Cost:
+    """Run `command` to its end; its output goes to `log`, its files are `made`."""
+    start, used = time.perf_counter(), _children()
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
     peak = [0]
@@ -86,7 +98,12 @@ def measure(command: Sequence[str], log: Path) -> Cost:
     watcher.join()
     if code != 0:
         sys.exit(f"{command[0]} failed:\n{log.read_text(errors='replace')[-3000:]}")
-    return Cost(seconds, peak[0])
+    return Cost(seconds, _children() - used, peak[0], sum(path.stat().st_size for path in made()))
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _watch(process: subprocess.Popen[bytes], peak: list[int]) -> None:
@@ -101,29 +118,47 @@ def _watch(process: subprocess.Popen[bytes], peak: list[int]) -> None:
         time.sleep(0.02)
 
 
-def one_pass(checkpoint: Path, work: Path, kind: str) -> Cost:
-    """Checkpoint to `kind` with this project."""
-    command = [sys.executable, "-c", _ONE_PASS, str(checkpoint), str(work / "ours"), kind]
-    return measure(command, work / "log")
+def one_pass(checkpoint: Path, work: Path, kinds: Sequence[str]) -> Cost:
+    """Checkpoint to all `kinds` with this project."""
+    command = [sys.executable, "-c", _ONE_PASS, str(checkpoint), str(work / "ours"), *kinds]
+    return measure(command, work / "log", lambda: (work / "ours").glob("*.gguf"))
 
 
-def two_steps(checkpoint: Path, work: Path, kind: str) -> Cost:
-    """Checkpoint to bf16 with the stock converter, then to `kind` with llama.cpp's quantizer."""
+def two_steps(checkpoint: Path, work: Path, kinds: Sequence[str]) -> Cost:
+    """Checkpoint to bf16 with the stock converter, then to each of `kinds` with llama.cpp's quantizer."""
     source = Path(_named("PORTSIDE_TEST_LLAMA_CPP_SOURCE")) / "vendor" / "llama.cpp"
-    middle, target = work / "bf16.gguf", work / "theirs.gguf"
+    middle = work / "bf16.gguf"
     arguments = [str(checkpoint), "--outtype", "bf16", "--outfile", str(middle)]
     python = _named("PORTSIDE_TEST_TORCH_PYTHON")
-    first = measure([python, "-c", _STOCK, str(source), *arguments], work / "log")
-    quantizer = [_named("PORTSIDE_TEST_LLAMA_CPP_PYTHON"), "-c", _QUANTIZE]
-    number = str(FILE_TYPES[kind].number)
-    second = measure([*quantizer, str(middle), str(target), number], work / "log")
-    middle.unlink()
-    return Cost(first.seconds + second.seconds, max(first.memory, second.memory))
+    cost = measure([python, "-c", _STOCK, str(source), *arguments], work / "log", lambda: [middle])
+    for kind in kinds:
+        target = _theirs(work, kind)
+        if kind == "bf16":
+            continue
+        quantizer = [_named("PORTSIDE_TEST_LLAMA_CPP_PYTHON"), "-c", _QUANTIZE]
+        command = [*quantizer, str(middle), str(target), str(FILE_TYPES[kind].number)]
+        cost += measure(command, work / "log", lambda target=target: [target])  # type: ignore[misc]
+    if "bf16" in kinds:
+        middle.rename(_theirs(work, "bf16"))
+    else:
+        middle.unlink()
+    return cost
 
 
-def identical_tensors(work: Path) -> str:
-    """Compare the tensors of the two files by name, type and bytes; return "same/all"; remove both files."""
-    ours, theirs = next((work / "ours").glob("*.gguf")), work / "theirs.gguf"
+def _theirs(work: Path, kind: str) -> Path:
+    return work / f"theirs-{kind}.gguf"
+
+
+def identical_tensors(work: Path, kinds: Sequence[str]) -> str:
+    """Compare both sides' tensors by name, type and bytes; return "same/all"; remove the files."""
+    pairs = [(next((work / "ours").glob(f"*-{kind.upper()}.gguf")), _theirs(work, kind)) for kind in kinds]
+    counts = [_identical(*pair) for pair in pairs]
+    for path in (path for pair in pairs for path in pair):
+        path.unlink()
+    return f"{sum(same for same, _ in counts)}/{sum(whole for _, whole in counts)}"
+
+
+def _identical(ours: Path, theirs: Path) -> tuple[int, int]:
     mine, reference = ({t.name: t for t in read_gguf(path).tensors} for path in (ours, theirs))
     left, right = np.memmap(ours, np.uint8, "r"), np.memmap(theirs, np.uint8, "r")
     same = sum(
@@ -132,9 +167,7 @@ def identical_tensors(work: Path) -> str:
         and np.array_equal(_bytes(left, mine[name]), _bytes(right, tensor))
         for name, tensor in reference.items()
     )
-    ours.unlink()
-    theirs.unlink()
-    return f"{same}/{max(len(mine), len(reference))}"
+    return same, max(len(mine), len(reference))
 
 
 def _bytes(data: np.ndarray[Any, Any], tensor: GgufTensor) -> np.ndarray[Any, Any]:
@@ -151,7 +184,7 @@ def _named(variable: str) -> str:
 def main() -> None:
     """Write the checkpoint, measure both ways in turn, print medians."""
     options = _options()
-    types = [normalize_type(kind) for kind in options.types.split(",")]
+    jobs = [[normalize_type(kind) for kind in job.split("+")] for job in options.types.split(",")]
     console = Console()
     with tempfile.TemporaryDirectory(prefix="portside-bench-", dir=options.dir) as name:
         work = Path(name)
@@ -169,31 +202,32 @@ def main() -> None:
         size = (checkpoint / "model.safetensors").stat().st_size
         title = f"{size / 2e9:.2f} G parameters, bf16; medians of {options.repeats}"
         table = Table(
-            "type",
-            "one pass s",
-            "two steps s",
-            "ratio",
-            "one pass MB",
-            "two steps MB",
-            "identical",
-            title=title,
+            "types", "way", "wall s", "CPU s", "peak MB", "written GB", "ratio", "same", title=title
         )
-        for kind in types:
+        for kinds in jobs:
             ours, theirs = [], []
             for _ in range(options.repeats):
-                ours.append(one_pass(checkpoint, work, kind))
-                theirs.append(two_steps(checkpoint, work, kind))
-                same = identical_tensors(work)
-            table.add_row(kind, *_figures(ours, theirs), same)
+                ours.append(one_pass(checkpoint, work, kinds))
+                theirs.append(two_steps(checkpoint, work, kinds))
+                same = identical_tensors(work, kinds)
+            ratio = _median(cost.seconds for cost in theirs) / _median(cost.seconds for cost in ours)
+            table.add_row(" ".join(kinds), "one pass", *_figures(ours), f"{ratio:.1f}x", same)
+            table.add_row("", "reference", *_figures(theirs), end_section=True)
+            print(f"{' '.join(kinds)}: {ratio:.1f}x", file=sys.stderr)
         console.print(table)
-        console.print(f"The two steps also write a temporary file of {size / 1e9:.2f} GB.")
 
 
-def _figures(ours: Sequence[Cost], theirs: Sequence[Cost]) -> tuple[str, ...]:
-    seconds = [statistics.median(cost.seconds for cost in costs) for costs in (ours, theirs)]
-    memory = [statistics.median(cost.memory for cost in costs) / 1e6 for costs in (ours, theirs)]
-    ratio = f"{seconds[1] / seconds[0]:.1f}x"
-    return f"{seconds[0]:.1f}", f"{seconds[1]:.1f}", ratio, f"{memory[0]:.0f}", f"{memory[1]:.0f}"
+def _figures(costs: Sequence[Cost]) -> tuple[str, ...]:
+    return (
+        f"{_median(cost.seconds for cost in costs):.1f}",
+        f"{_median(cost.cpu for cost in costs):.1f}",
+        f"{_median(cost.memory for cost in costs) / 1e6:.0f}",
+        f"{_median(cost.written for cost in costs) / 1e9:.2f}",
+    )
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
 
 
 def _options() -> argparse.Namespace:
@@ -201,7 +235,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=1024, help="a multiple of 256")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--vocab", type=int, default=151936)
-    parser.add_argument("--types", default="q4_k_m,q8_0")
+    parser.add_argument("--types", default="bf16,q8_0,q4_k_m", help="q8_0+q4_k_m: both in one call")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dir", default=None, help="where the temporary directory is made")
     return parser.parse_args()

@@ -16,7 +16,6 @@ from typing import Any
 from errors import ConversionError, UsageError
 
 __all__ = [
-    "APPROXIMATE",
     "DEEPSEEK_LETTERS",
     "PRE_TOKENIZERS",
     "check_pre_tokenizer_name",
@@ -96,9 +95,6 @@ _KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
     ((*_split(*_DEEPSEEK_CODER)[:-1], "digits", *_BYTES), False): "deepseek-coder",
 }
 """(steps, does a word that is a token skip the merges) -> llama.cpp's name."""
-
-APPROXIMATE = frozenset({"gpt-4o", "tekken"})
-"""Rules that llama.cpp has under a name but follows only roughly: it takes no combining marks into words."""
 
 _NAMES = """
 a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx

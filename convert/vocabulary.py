@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from checkpoint import AddedToken, Checkpoint, Finding, PieceModel, Tokenizer
+from convert.approximations import approximations
 from convert.byte_level import check_byte_level
 from convert.fields import Field, boolean, float32s, int32s, string, strings, uint32
 from convert.pieces import (
@@ -22,7 +23,7 @@ from convert.pieces import (
     piece_tokens,
     vocabulary_model,
 )
-from convert.pretokenizers import APPROXIMATE, check_pre_tokenizer_name, pre_tokenizer_name
+from convert.pretokenizers import check_pre_tokenizer_name, pre_tokenizer_name
 from convert.sentencepiece import ADDED_SCORE, adds_space_prefix, is_byte, is_sentencepiece, piece_scores
 from convert.special import add_flags, special_ids, stock_ids
 from convert.stops import stop_slots
@@ -96,7 +97,7 @@ def read_vocabulary(
     findings = [] if pieces else list(check_byte_level(tokenizer))
     if pre is None:
         pre = _pre(checkpoint, pieces=pieces)
-        findings += [_approximate(pre)] if pre in APPROXIMATE else []
+        findings += approximations(pre, tokenizer)
     else:
         pre = _insisted(pre, pieces=pieces)
         findings.append(_unproven(pre))
@@ -206,16 +207,6 @@ def _bos_left_out() -> Finding:
         "The tokenizer would put BOS in front of a text, but the chat template's prompts do not begin with "
         "it; the file tells llama.cpp not to add one, so that chats are as in training. Plain completions go "
         "without it.",
-    )
-
-
-def _approximate(pre: str) -> Finding:
-    return Finding(
-        "pre-tokenizer-approximate",
-        "warning",
-        f"llama.cpp's pre-tokenizer {pre} splits words with combining marks (Hindi, Arabic vowels, "
-        "decomposed accents) otherwise than the tokenizer does; other text is split alike.",
-        "For such languages serve the model with vLLM.",
     )
 
 

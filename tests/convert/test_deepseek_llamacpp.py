@@ -1,4 +1,4 @@
-"""DeepSeek-V2, V2-Lite and V3, and weights in 8-bit floats, against llama.cpp's own tools and against transformers."""
+"""DeepSeek-V2, V2-Lite and V3, and 8-bit floats, against llama.cpp's own tools and against transformers."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chat_templates.stops import Stops
-from checkpoint import Checkpoint
+from checkpoint import Checkpoint, CheckpointFlaw
 from convert import ConversionPlan, plan_conversion
 from convert.rows import interleaved
 from errors import ConversionError, OutputError, UsageError
@@ -138,7 +138,7 @@ def test_quantized_storage_is_refused(make_checkpoint: Make, tmp_path: Path) -> 
     directory = make_checkpoint()
     name = "model.layers.0.mlp.up_proj.weight"
     _rewrite(directory, **{name: ("F8_E4M3", np.zeros((512, 256), np.uint8))})
-    with pytest.raises(ConversionError, match=f"{name} .*is stored as F8_E4M3"):
+    with pytest.raises(CheckpointFlaw, match=f"{name} is stored as F8_E4M3 without a scale"):
         _plan(directory, tmp_path)
 
 
