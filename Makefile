@@ -27,7 +27,7 @@ pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: stop inspect help setup demo test test-engines check format docs sample modelfile templates build health engines clean
+.PHONY: fetch stop inspect help setup demo test test-engines check format docs sample modelfile templates build health engines clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
@@ -100,6 +100,9 @@ format: setup ## format the code and bring the documents' --help texts up to dat
 
 sample: setup ## write a real merged checkpoint to sample/ (or OUT=directory)
 	$(PORTSIDE) sample $(or $(OUT),sample)
+
+fetch: setup ## a checkpoint from a hub: make fetch MODEL=hf:org/name (or modelscope:org/name)
+	$(need_model)$(PORTSIDE) fetch $(MODEL) $(out_option) $(ARGS)
 
 inspect: setup ## what MODEL is, and what is wrong with it
 	$(need_model)$(PORTSIDE) inspect $(MODEL) $(ARGS)

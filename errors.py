@@ -7,6 +7,7 @@
     │   ├── CheckpointError          3    the model directory
     │   ├── TemplateError            3    a chat template or its source
     │   ├── ConversionError          3    weights or vocabulary that cannot become a GGUF
+    │   ├── HubError                 3    a hub that refuses, does not have it, or cannot be reached
     │   └── OutputError              3    the output cannot be written (disk full, not a directory, exists)
     ├── EngineMissing                4    an engine or an optional package is not installed
     ├── EngineFailed                 5    an engine was started and died, or never became ready
@@ -24,6 +25,7 @@ __all__ = [
     "ConversionError",
     "EngineFailed",
     "EngineMissing",
+    "HubError",
     "Interrupted",
     "OutputError",
     "PortsideError",
@@ -72,6 +74,10 @@ class TemplateError(BadInput):
 
 class ConversionError(BadInput):
     """Weights or vocabulary that cannot become a GGUF file."""
+
+
+class HubError(BadInput):
+    """A hub refuses a repository, does not have it, sends something else, or cannot be reached."""
 
 
 class OutputError(BadInput):

@@ -70,12 +70,14 @@ class Inspection:
         return [(number, tokens[number] or "?") for number in stops.ids]
 
 
-def inspect_model(path: Path, spec: str = "checkpoint") -> Inspection:
+def inspect_model(path: Path, spec: str = "checkpoint", *, weights: bool = True) -> Inspection:
     """Inspect the checkpoint at `path` as it would be served with the template source `spec`.
+
+    Without `weights` they need not be there (only the small files of a hub's repository were fetched).
 
     Raises only for a `spec` that names nothing: a wrong family or file is the command line's fault.
     """
-    found = survey(path)
+    found = survey(path, weights=weights)
     findings = list(found.findings)
     if found.checkpoint is None:
         return Inspection(found, None, None, tuple(findings))

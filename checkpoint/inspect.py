@@ -45,11 +45,21 @@ _CHECKS: tuple[Callable[[Checkpoint], Iterable[Finding]], ...] = (
     check_vocabulary,
     check_tensors,
 )
+_NO_WEIGHTS = ("weights-missing", "shard-missing")
+_UNSEEN = Finding(
+    "weights-not-fetched",
+    "info",
+    "Only the config and the tokenizer were fetched: the weights were not looked at.",
+    "`portside fetch` brings them; then inspect the directory.",
+)
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
-def survey(path: Path) -> Survey:
-    """Inspect the model directory `path`. Never raises for what is wrong with it: that is in the findings."""
+def survey(path: Path, *, weights: bool = True) -> Survey:
+    """Inspect the model directory `path`. Never raises for what is wrong with it: that is in the findings.
+
+    Without `weights` they need not be there: what was not looked at is a finding of its own.
+    """
     path = Path(path)
     name = path.absolute().name or str(path)
     try:
@@ -62,6 +72,8 @@ def survey(path: Path) -> Survey:
             found.update(dict.fromkeys(check(checkpoint)))
         except PortsideError as error:  # the same flaw may stop several checks: the dictionary keeps it once
             found[_as_finding(error)] = None
+    if not weights and any(finding.code in _NO_WEIGHTS for finding in found):
+        found = {_UNSEEN: None} | {f: None for f in found if f.code not in _NO_WEIGHTS}
     findings = sorted(found, key=lambda finding: _ORDER[finding.severity])
     return Survey(path, checkpoint.name, checkpoint, tuple(findings), None)
 

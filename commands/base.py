@@ -29,6 +29,7 @@ __all__ = [
     "TYPES",
     "Group",
     "Result",
+    "local_model",
     "open_model",
     "print_json",
     "verb",
@@ -141,11 +142,30 @@ def verb(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def open_model(model: Path, source: str, adapter: Path | None = None) -> tuple[Checkpoint, TemplateSource]:
+def local_model(model: Path, *, weights: bool = True) -> Path:
+    """Return where `model` lies on this machine: itself, or what `hf:…` and `modelscope:…` name, fetched.
+
+    Without `weights` only config and tokenizer are fetched.
+    """
+    from checkpoint.hub import fetch, parse_reference
+
+    reference = parse_reference(model.as_posix())
+    if reference is None:
+        return model
+    import console
+
+    with console.progress(f"Fetching {reference}") as advance:
+        return fetch(reference, weights=weights, progress=advance, notify=console.print_warning).path
+
+
+def open_model(
+    model: Path, source: str, adapter: Path | None = None, *, weights: bool = True
+) -> tuple[Checkpoint, TemplateSource]:
+    """Open `model`, which may lie on a hub, with a LoRA `adapter` if one is given; `weights` as for `local_model`."""
     from chat_templates import load_source
     from checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.open(model).with_adapter(adapter)
+    checkpoint = Checkpoint.open(local_model(model, weights=weights)).with_adapter(adapter)
     return checkpoint, load_source(source, checkpoint)
 
 

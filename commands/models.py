@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from commands.base import ADAPTER, MODEL, SPLIT, TEMPLATE, TYPES, Result, open_model, verb
+from commands.base import ADAPTER, MODEL, SPLIT, TEMPLATE, TYPES, Result, local_model, open_model, verb
 from commands.merging import write_adapter_gguf
 from errors import UsageError
 
@@ -39,11 +39,15 @@ def sample(directory: Path) -> Result:
 @TEMPLATE
 @verb
 def inspect(model: Path, source: str) -> Result:
-    """Tell what MODEL is and what is wrong with it."""
+    """Tell what MODEL is and what is wrong with it.
+
+    Of a MODEL on a hub only the config and the tokenizer are fetched, no weights.
+    """
     import console
     from chat_templates import inspect_model
 
-    inspection = inspect_model(model, source)
+    local = local_model(model, weights=False)
+    inspection = inspect_model(local, source, weights=local == model)
     code = 3 if inspection.errors else 0
     return inspection.as_json(), lambda: console.show_inspection(inspection), code
 
@@ -97,7 +101,7 @@ def template(
         raise UsageError("`portside template` needs MODEL.", hint="Only `portside template --list` does not.")
     if match:
         return _match_families(model, source)
-    checkpoint, training = open_model(model, source)
+    checkpoint, training = open_model(model, source, weights=False)
     findings = inspect_template(checkpoint, training)
     proof = prove(training, checkpoint, dialects or DIALECTS, every_case=html is not None)
     files = export_dialects(proof, output, allow_inexact=allow_inexact) if output else {}
@@ -127,7 +131,7 @@ def _match_families(model: Path, source: str) -> Result:
     import console
     from chat_templates import match_families
 
-    matches = match_families(open_model(model, source)[1])
+    matches = match_families(open_model(model, source, weights=False)[1])
     return matches.as_json(), lambda: console.show_matches(matches), 0
 
 
@@ -220,7 +224,7 @@ def gguf(
     importance = read_importance(imatrix) if imatrix else None
     training, stops = None, None
     if as_is:
-        opened = Checkpoint.open(model).with_adapter(adapter)
+        opened = Checkpoint.open(local_model(model)).with_adapter(adapter)
     else:
         opened, training = open_model(model, source, adapter)
         stops = analyse_stops(training, opened)
@@ -251,7 +255,7 @@ def _check_gguf(file: Path, directory: Path | None, source: str) -> Result:
 
     training, stops = None, None
     if directory is not None:
-        checkpoint, training = open_model(directory, source)
+        checkpoint, training = open_model(directory, source, weights=False)
         stops = analyse_stops(training, checkpoint)
     elif source != "checkpoint":
         raise UsageError(
@@ -288,7 +292,7 @@ def modelfile(
     from deploy.bundle import make_modelfile
     from files import write_text
 
-    checkpoint, training = open_model(model, source, adapter)
+    checkpoint, training = open_model(model, source, adapter, weights=gguf_file is None)
     directory = output.parent if output else Path()
     text = make_modelfile(checkpoint, training, gguf_file, directory, adapter=adapter_gguf)
     if output:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.base import MODEL, TEMPLATE, Result, open_model, print_json, verb
+from commands.base import MODEL, TEMPLATE, Result, local_model, open_model, print_json, verb
 from commands.keys import KEY_VARIABLE, takes_key
 from errors import CheckFailed, EngineFailed, UsageError
 
@@ -75,6 +75,7 @@ def serve(dry_run: bool, detach: bool, restart: bool | None, as_json: bool, **op
     import console
     from deploy import Restarts, ServeRequest, plan_serving, serve_in_foreground
 
+    options["model"] = local_model(options["model"])
     request = ServeRequest(**options)
     with console.progress("Preparing the model") as advance:
         plan = plan_serving(request, progress=advance, execute=not dry_run)
@@ -228,7 +229,7 @@ def health(url: str, model: Path | None, source: str, api_key: str | None, model
     elif model is None:
         checkpoint, training = None, load_source(source, None)
     else:
-        checkpoint, training = open_model(model, source)
+        checkpoint, training = open_model(model, source, weights=False)
     report = check_health(url, checkpoint=checkpoint, source=training, api_key=api_key, model=model_name)
     return report.as_json(), lambda: console.show_health(report), 0 if report.ok else 1
 

@@ -11,7 +11,18 @@ import pytest
 
 from cli import main
 
-HEAVY = ("numpy", "rich", "httpx", "openai", "jinja2", "gguf", "tokenizers", "xllamacpp")
+HEAVY = (
+    "numpy",
+    "rich",
+    "huggingface_hub",
+    "modelscope_hub",
+    "httpx",
+    "openai",
+    "jinja2",
+    "gguf",
+    "tokenizers",
+    "xllamacpp",
+)
 
 
 def portside(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
