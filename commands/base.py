@@ -161,7 +161,7 @@ def local_model(model: Path, *, weights: bool = True) -> Path:
 def open_model(
     model: Path, source: str, adapter: Path | None = None, *, weights: bool = True
 ) -> tuple[Checkpoint, TemplateSource]:
-    """Open `model`, which may lie on a hub, with a LoRA `adapter` if one is given; `weights` as for `local_model`."""
+    """Open `model`, which may lie on a hub, and `adapter` with it; `weights` as for `local_model`."""
     from chat_templates import load_source
     from checkpoint import Checkpoint
 

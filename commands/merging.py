@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.base import Result, verb
+from commands.base import Result, local_model, verb
 from errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def merge(base: Path, adapter: Path, output: Path, overwrite: bool, dry_run: boo
     import console
     from checkpoint.merge import plan_merge, run_merge
 
-    plan = plan_merge(base, adapter, output, overwrite=overwrite)
+    plan = plan_merge(local_model(base), adapter, output, overwrite=overwrite)
     if dry_run:
         return plan.as_json(), lambda: _show(plan), 0
     with console.progress(f"Merging into {output.name}") as advance:
@@ -81,7 +81,7 @@ def write_adapter_gguf(
 
     if adapter is None:
         raise UsageError("--adapter-only needs --adapter.", hint="Name the adapter's directory.")
-    plan = plan_lora(Checkpoint.open(base).with_adapter(adapter), types or ("f32",), output)
+    plan = plan_lora(Checkpoint.open(local_model(base)).with_adapter(adapter), types or ("f32",), output)
     if dry_run:
         return plan.as_json(), lambda: console.show_conversion_plan(plan), 0
     with console.progress(f"Converting {plan.name}") as advance:
