@@ -1,4 +1,4 @@
-"""The commands that run and judge servers: each calls one function of the room `deploy`.
+"""The commands that run servers and talk with them: each calls one function of the room `deploy`.
 
 Heavy imports live inside the commands, so that `portside --help` answers at once.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.base import MODEL, TEMPLATE, Result, local_model, open_model, print_json, verb
+from commands.base import MODEL, TEMPLATE, Result, local_model, print_json, verb
 from commands.keys import KEY_VARIABLE, takes_key
 from errors import CheckFailed, EngineFailed, UsageError
 
@@ -208,35 +207,6 @@ def stop(names: tuple[str, ...], everything: bool) -> Result:
 @click.command()
 @click.argument("url")
 @click.option(
-    "--checkpoint", "model", type=click.Path(path_type=Path), help="Compare with this model's training."
-)
-@TEMPLATE
-@takes_key
-@click.option("--model-name", help="The model to ask [default: the first the server lists]")
-@verb
-def health(url: str, model: Path | None, source: str, api_key: str | None, model_name: str | None) -> Result:
-    """Check a running OpenAI-compatible server.
-
-    It answers, it stops by itself, and with --checkpoint or --template: the prompt it really feeds the model
-    is the one the model was trained on.
-    """
-    import console
-    from chat_templates import load_source
-    from deploy import check_health
-
-    if model is None and source == "checkpoint":
-        checkpoint, training = None, None
-    elif model is None:
-        checkpoint, training = None, load_source(source, None)
-    else:
-        checkpoint, training = open_model(model, source, weights=False)
-    report = check_health(url, checkpoint=checkpoint, source=training, api_key=api_key, model=model_name)
-    return report.as_json(), lambda: console.show_health(report), 0 if report.ok else 1
-
-
-@click.command()
-@click.argument("url")
-@click.option(
     "-m", "--message", "messages", multiple=True, help="Say this and leave (repeatable: several turns)."
 )
 @click.option("--system", help="A system message.")
@@ -263,4 +233,4 @@ def chat(as_json: bool, **options: Any) -> None:
         print_json({"model": talk.model, "messages": talk.messages})
 
 
-COMMANDS = (serve, ps, logs, stop, health, chat)
+COMMANDS = (serve, ps, logs, stop, chat)

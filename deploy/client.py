@@ -39,6 +39,8 @@ class Reply:
     text: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     failure: str | None = None
+    timed_out: bool = False
+    """There was no answer because the time was up, not because the server refused."""
 
     @property
     def ok(self) -> bool:
@@ -155,7 +157,7 @@ class Client:
             )
             return Reply(found.status_code, found.text, dict(found.headers))
         except httpx.TimeoutException:
-            return Reply(0, failure=f"no answer within {timeout:.0f} s")
+            return Reply(0, failure=f"no answer within {timeout:.0f} s", timed_out=True)
         except httpx.ConnectError as error:
             return Reply(0, failure=f"cannot connect to {self.url}: {error}")
         except (httpx.HTTPError, RuntimeError, ValueError) as error:

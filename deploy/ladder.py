@@ -26,7 +26,7 @@ from deploy import ports, prompts, stopping, symptoms
 from deploy.causes import classify
 from deploy.client import Client, Reply, ServerKind, behind_proxy, identify
 from deploy.process import EngineProcess, ExitStatus
-from deploy.report import RUNGS, HealthReport, Rung
+from deploy.report import RUNGS, Cause, HealthReport, Rung
 from errors import CheckFailed, EngineFailed
 
 if TYPE_CHECKING:
@@ -57,16 +57,22 @@ class Target:
 class _NotReady(Exception):
     """How a rung says no."""
 
-    def __init__(self, detail: str, hint: str | None = None, *, hangs: bool = False) -> None:
+    def __init__(
+        self, detail: str, hint: str | None = None, *, hangs: bool = False, cause: Cause | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.hint = hint
+        self.cause = cause
         self.hangs = hangs
         """The server answers nothing: there is no use in asking more."""
 
 
 class Ladder:
-    """Climbs the rungs of one server. `patience`: seconds that `port` and `health` wait for it to come up."""
+    """Climbs the rungs of one server. `patience`: seconds that `port` and `health` wait for it to come up.
+
+    `token_seconds`: how long `generate` waits for its token.
+    """
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Ladder:
         process: EngineProcess | None = None,
         steps: Sequence[Step] = (),
         patience: float = 0.0,
+        token_seconds: float = _GENERATE_TIMEOUT,
         on_rung: Callable[[Rung], None] | None = None,
         on_wait: Callable[[float, str], None] | None = None,
     ) -> None:
@@ -84,6 +91,7 @@ class Ladder:
         self.process = process
         self.steps = steps
         self.patience = patience
+        self.token_seconds = token_seconds
         self.on_rung = on_rung or (lambda rung: None)
         self.on_wait = on_wait or (lambda seconds, last_line: None)
         self.model = target.model
@@ -92,8 +100,8 @@ class Ladder:
         self._rungs: list[Rung] = []
         self._hangs = False
 
-    def climb(self) -> HealthReport:
-        """Climb until a rung on which the next ones stand has failed.
+    def climb(self, rungs: Sequence[str] = RUNGS) -> HealthReport:
+        """Climb `rungs`, until one on which the next ones stand has failed.
 
         Raises `EngineFailed` when a server of ours dies or does not come up in time, and whatever the
         client's guard raises.
@@ -101,7 +109,7 @@ class Ladder:
         self._began = time.monotonic()
         lost: str | None = None
         self._hangs = False
-        for name in RUNGS:
+        for name in rungs:
             rung = self._try(name) if lost is None else Rung(name, None, 0.0, f"not tried: {lost} failed")
             self._rungs.append(rung)
             self.on_rung(rung)
@@ -112,7 +120,7 @@ class Ladder:
     def _try(self, name: str) -> Rung:
         began = time.monotonic()
         step: Callable[[], tuple[bool | None, str]] = getattr(self, f"_{name}")
-        hint = None
+        hint, cause = None, None
         try:
             done = [part.run(self.client) for part in self.steps if part.rung == name]
             ok, detail = step()
@@ -120,9 +128,9 @@ class Ladder:
         except CheckFailed as error:
             ok, detail, hint = False, error.message, error.hint
         except _NotReady as error:
-            ok, detail, hint = False, error.detail, error.hint
+            ok, detail, hint, cause = False, error.detail, error.hint, error.cause
             self._hangs = error.hangs
-        return Rung(name, ok, time.monotonic() - began, detail, hint)
+        return Rung(name, ok, time.monotonic() - began, detail, hint, cause)
 
     def _process(self) -> tuple[bool | None, str]:
         if self.process is None:
@@ -157,6 +165,7 @@ class Ladder:
                     "GET /health is 200, but the engine sleeps: it answers no request.",
                     f"Wake it with POST {wake}, or start it again.",
                     hangs=True,
+                    cause="sleeping",
                 )
             return True, "GET /health is 200"
         if reply.status in (404, 405):
@@ -171,6 +180,7 @@ class Ladder:
                 "It hangs, or something that is no HTTP server has the port. Its log should say more; start "
                 "it again.",
                 hangs=True,
+                cause=_cause(reply),
             )
         raise _NotReady(f"GET /health: expected 200, got {reply.words()}.", "Its log should say more.")
 
@@ -190,6 +200,7 @@ class Ladder:
             raise _NotReady(
                 f"GET /v1/models: expected a list of models, got {reply.words()}.",
                 "This is not the URL of an OpenAI-compatible server.",
+                cause=_cause(reply),
             )
         self.server = identify(reply)
         names = [str(entry.get("id")) for entry in body["data"] or () if isinstance(entry, dict)]
@@ -208,13 +219,15 @@ class Ladder:
     def _generate(self) -> tuple[bool | None, str]:
         began = time.monotonic()
         reply = self.client.post(
-            "/v1/chat/completions", self._question("Hi!", max_tokens=1), timeout=_GENERATE_TIMEOUT
+            "/v1/chat/completions", self._question("Hi!", max_tokens=1), timeout=self.token_seconds
         )
         self._require_authorized(reply)
         answer = stopping.read_answer(reply.json) if reply.ok else None
         if answer is None:
             raise _NotReady(
-                f"a chat request: expected an answer, got {reply.words()}.", symptoms.why_no_answer(reply)
+                f"a chat request: expected an answer, got {reply.words()}.",
+                symptoms.why_no_answer(reply),
+                cause=_cause(reply),
             )
         if answer.finish_reason in symptoms.BROKEN_OFF:
             raise _NotReady(
@@ -295,6 +308,12 @@ class Ladder:
             f"(log: {self.process.log}).",
             hint="Give it more time with --startup-seconds if it is still loading.",
         )
+
+
+def _cause(reply: Reply) -> Cause | None:
+    if reply.timed_out:
+        return "silent"
+    return "busy" if reply.status in (429, 503) else None
 
 
 def engine_died(process: EngineProcess, status: ExitStatus, while_doing: str) -> EngineFailed:

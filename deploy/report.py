@@ -6,12 +6,15 @@ Does not know how a rung is tried (`ladder`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from deploy.client import ServerKind
 from errors import CheckFailed
 
-__all__ = ["RUNGS", "HealthReport", "Rung"]
+__all__ = ["RUNGS", "Cause", "HealthReport", "Rung"]
+
+Cause = Literal["silent", "busy", "sleeping"]
+"""Reasons that are no failure for sure: no answer in time, refused for load, put to sleep."""
 
 RUNGS = ("process", "port", "health", "models", "generate", "stop", "prompt")
 
@@ -25,6 +28,7 @@ class Rung:
     seconds: float
     detail: str
     hint: str | None = None
+    cause: Cause | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -37,7 +41,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class HealthReport:
-    """All seven rungs, in order."""
+    """The rungs that were climbed, in order; all seven unless fewer were asked for."""
 
     url: str
     rungs: tuple[Rung, ...]

@@ -5,11 +5,9 @@ Prints nothing itself: the view is told. Does not know which engine it is, nor h
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from deploy import ports
@@ -19,6 +17,7 @@ from deploy.ladder import Ladder, Target, engine_died
 from deploy.process import EngineProcess
 from deploy.report import HealthReport, Rung
 from deploy.restarts import Restarts
+from deploy.signals import end_signals
 from errors import EngineFailed, Interrupted
 
 __all__ = ["View", "guard_of", "serve_in_foreground"]
@@ -60,7 +59,7 @@ def serve_in_foreground(
         return _serve_attached(plan, view)
     ports.require_bindable(plan.host, plan.port)
     run = _Run(plan, view, grace)
-    with _signals(run) as asked_to_stop:
+    with end_signals(run.hurry) as asked_to_stop:
         while True:
             try:
                 run.once(asked_to_stop)
@@ -126,7 +125,7 @@ def _pause(seconds: float, asked_to_stop: threading.Event) -> None:
 
 def _serve_attached(plan: ServePlan, view: View) -> int:
     """Serve through a server that runs already; it goes on afterwards, as it was before."""
-    with _signals(_Run(plan, view, 0.0)) as asked_to_stop:
+    with end_signals() as asked_to_stop:
         view.starting()
         try:
             report = _climb(plan, None, view, asked_to_stop)
@@ -182,27 +181,3 @@ def _watch(process: EngineProcess, asked_to_stop: threading.Event) -> None:
     while not asked_to_stop.is_set():
         if (status := process.wait(0.2)) is not None:
             raise engine_died(process, status, "it was serving")
-
-
-@contextlib.contextmanager
-def _signals(run: _Run) -> Iterator[threading.Event]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into an event, and any further one into haste."""
-    asked = threading.Event()
-
-    def handle(number: int, frame: object) -> None:
-        if asked.is_set():
-            run.hurry()
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # only the main thread may handle signals
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # started with nohup: it outlives the terminal
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -181,7 +181,9 @@ def as_markdown() -> str:
     rows = [head, "|" + "---|" * (2 + len(ENGINES))]
     for name, failure in FAILURES.items():
         cells = [_words(MATRIX[name][engine]) for engine in ENGINES]
-        rows.append(f"| **{name}**: {failure.means} | `{failure.rung}`: {failure.words} | {' | '.join(cells)} |")
+        rows.append(
+            f"| **{name}**: {failure.means} | `{failure.rung}`: {failure.words} | {' | '.join(cells)} |"
+        )
     return "\n".join(rows)
 
 
@@ -196,4 +198,3 @@ def _words(cell: Fault | Shown | Cannot) -> str:
 
 if __name__ == "__main__":
     print(as_markdown())  # noqa: T201
-

@@ -136,7 +136,9 @@ def meddling(url: str, **fields: Any) -> Iterator[str]:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.path == "/v1/chat/completions":
                 content = json.dumps({**json.loads(content), **fields}).encode()
-            kept = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
+            kept = {
+                name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers
+            }
             reply = httpx.request(
                 self.command, url + self.path, content=content, headers=kept, timeout=120, trust_env=False
             )

@@ -37,10 +37,7 @@ def test_the_sample_is_healthy(running: Running, sample: Path) -> None:
 
 
 CASES = [
-    (engine, name)
-    for engine in ENGINES
-    for name, row in MATRIX.items()
-    if isinstance(row[engine], Fault)
+    (engine, name) for engine in ENGINES for name, row in MATRIX.items() if isinstance(row[engine], Fault)
 ]
 
 
