@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from errors import BadInput, EngineFailed, PortsideError
+from errors import EngineFailed, PortsideError
 
 if TYPE_CHECKING:
     from chat_templates import Difference, Family, Inspection, Matches, Proof
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from convert import ConversionPlan, ConvertedFile, GgufCheck
     from deploy import EngineFound, HealthReport, Rung, ServePlan
     from deploy.bundle import Bundle
-    from deploy.servers import Server
 
 Advance = Callable[[int, int], None]
 """Progress: (bytes done, bytes in all)."""
@@ -283,39 +280,3 @@ def pass_on(text: str) -> None:
     """Show what another command of ours tells, as it is."""
     sys.stderr.write(text)
     sys.stderr.flush()
-
-
-def show_detached(server: Server) -> None:
-    out.print(f"\nServing [bold]{escape(server.name)}[/] at [bold]{server.url}/v1[/] in the background.")
-    name = escape(shlex.quote(server.name))
-    out.print(f"[cyan]portside logs {name} -f[/]   [cyan]portside stop {name}[/]")
-
-
-def show_servers(servers: Sequence[Server]) -> None:
-    if not servers:
-        err.print("[dim]No server runs in the background.[/]")
-        return
-    table = Table(
-        "name", "engine", "state", "url", "pid", "model", box=None, pad_edge=False, header_style="dim"
-    )
-    for server in servers:
-        name, model = escape(server.name), escape(server.model)
-        table.add_row(name, server.engine, server.state, server.url, str(server.pid), model)
-    out.print(table)
-
-
-def print_log(server: Server, *, follow: bool, previous: bool = False) -> None:
-    """Copy the engine's log to stdout; with `follow` go on until the server ends or Ctrl-C."""
-    log = server.previous_log if previous else server.engine_log
-    try:
-        stream = log.open(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BadInput(f"Cannot read {log}: {error.strerror}.") from error
-    with stream:
-        while True:
-            alive = server.is_alive
-            sys.stdout.write(stream.read())
-            sys.stdout.flush()
-            if not follow or not alive:
-                return
-            time.sleep(0.2)

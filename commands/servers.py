@@ -111,6 +111,7 @@ def _warn_of_strangers(plan: ServePlan) -> None:
 def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> int:
     """Run the same command in a session of its own; return 0 once it serves, or its exit code."""
     import console
+    import console_servers
     from deploy.servers import start_server
 
     secret = {KEY_VARIABLE: options["api_key"] or ""}  # where `ps` does not show it
@@ -129,7 +130,7 @@ def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> 
     if code is None and as_json:
         print_json({**server.as_json(), **(server.report() or {})})
     elif code is None:
-        console.show_detached(server)
+        console_servers.show_detached(server)
     elif as_json:
         print_json({"ok": False, "exit_code": code})
     return 0 if code is None else code if code > 0 else EngineFailed.exit_code
@@ -152,12 +153,12 @@ def _as_options(given: dict[str, Any]) -> list[str]:
 @verb
 def ps() -> Result:
     """List the servers started with --detach."""
-    import console
+    import console_servers
     from deploy.servers import list_servers
 
     servers = list_servers()
     data = {"servers": [server.as_json() for server in servers]}
-    return data, lambda: console.show_servers(servers), 0
+    return data, lambda: console_servers.show_servers(servers), 0
 
 
 @click.command()
@@ -170,7 +171,7 @@ def logs(name: str, follow: bool, previous: bool, as_json: bool) -> None:
 
     NAME is a server that `portside ps` lists.
     """
-    import console
+    import console_servers
     from deploy.servers import find_server
 
     if follow and previous:
@@ -180,7 +181,7 @@ def logs(name: str, follow: bool, previous: bool, as_json: bool) -> None:
         log = server.previous_log if previous else server.engine_log
         print_json({"name": name, "log": str(log), "messages": str(server.messages)})
     else:
-        console.print_log(server, follow=follow, previous=previous)
+        console_servers.print_log(server, follow=follow, previous=previous)
 
 
 @click.command()

@@ -22,6 +22,7 @@ from typing import Any
 from chat_templates import Stops, TemplateSource, write_served_view
 from checkpoint import Checkpoint
 from convert import ConversionPlan, plan_conversion, run_conversion
+from deploy.digests import remember_digest
 from deploy.engines.base import Progress
 from files import cache_dir, write_text
 
@@ -74,7 +75,8 @@ class GgufArtifact:
         return self.path.is_file()
 
     def make(self, progress: Progress | None = None) -> None:
-        run_conversion(self._plan, progress=progress)
+        for file in run_conversion(self._plan, progress=progress):
+            remember_digest(file.path, file.sha256)
 
 
 @dataclass(frozen=True)

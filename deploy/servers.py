@@ -7,7 +7,8 @@ Each is an ordinary `portside serve` in a session of its own, with a directory o
     servers/NAME/messages       what it would have shown on a terminal
 
 A process id alone proves nothing after a crash or a reboot; with its birth it does, so an entry whose process
-is gone is recognised and removed. Does not know engines: stopping is the supervisor's business.
+was killed is recognised and removed. One whose supervisor gave up stays, with the reason, until it is stopped
+or replaced. Does not know engines: stopping is the supervisor's business.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,15 +27,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from deploy import enrol
 from deploy.process import previous_log
 from errors import BadInput, EngineFailed, UsageError
-from files import cache_dir, dump_json, write_text
+from files import cache_dir
 
 __all__ = ["Server", "find_server", "list_servers", "start_server", "stop_server"]
 
 STOP_SECONDS = 25.0
 """From SIGTERM to SIGKILL: longer than the supervisor gives its engine."""
 _ENTRY, _REPORT, _MESSAGES = "server.json", "report", "messages"
+_LOCK_FD = 3
+"""The descriptor by which a server that is being started holds the lock."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,22 @@ class Server:
         return found if isinstance(found, dict) else None
 
     @property
+    def failure(self) -> str | None:
+        """Why the supervisor gave up, None while it runs, and when it was killed instead."""
+        report = None if self.is_alive else self.report()
+        if report is None or report.get("ok") is True or "restarting_in" in report:
+            return None
+        error = report.get("error")
+        if isinstance(error, dict):
+            return str(error.get("message"))
+        failed = [rung for rung in report.get("rungs", ()) if rung.get("ok") is False]
+        return f"rung {failed[0]['name']}: {failed[0]['detail']}" if failed else "it ended by itself"
+
+    @property
     def state(self) -> str:
         report = self.report()
+        if self.failure is not None:
+            return "failed"
         if report is None:
             return "starting"
         if "restarting_in" in report:
@@ -87,23 +106,23 @@ class Server:
 
     def as_json(self) -> dict[str, Any]:
         facts = {key: value for key, value in asdict(self).items() if key != "born"}
-        return {**facts, "engine_log": str(self.engine_log), "state": self.state}
+        return {**facts, "engine_log": str(self.engine_log), "state": self.state, "reason": self.failure}
 
 
 def list_servers() -> tuple[Server, ...]:
-    """Return the servers that run, by name; what is left of others is removed."""
+    """Return the servers that run or gave up, by name; what is left of killed ones is removed."""
     with _locked():
-        return tuple(_running())
+        return tuple(_entries())
 
 
 def find_server(name: str) -> Server:
-    """Return the running server `name`. Raises `BadInput` when there is none."""
-    running = {server.name: server for server in list_servers()}
-    if name in running:
-        return running[name]
-    names = ", ".join(running)
+    """Return the server `name`, be it that it gave up. Raises `BadInput` when there is none."""
+    known = {server.name: server for server in list_servers()}
+    if name in known:
+        return known[name]
+    names = ", ".join(known)
     raise BadInput(
-        f"No server named {name!r} runs.", hint=f"These do: {names}." if names else "None was started."
+        f"No server named {name!r} runs.", hint=f"There are: {names}." if names else "None was started."
     )
 
 
@@ -123,14 +142,14 @@ def start_server(
     `env` is added to the environment; `show` is handed what the server tells in the meantime. Returns the
     server and, where it ended instead of serving, its exit code. Raises `UsageError` for a taken name.
     """
-    with _locked():
-        if any(server.name == name for server in _running()):
+    with _locked() as lock:
+        if any(server.name == name and server.is_alive for server in _entries()):
             raise UsageError(
                 f"A server named {name!r} runs already.",
                 hint=f"`portside stop {name}` ends it; --name gives this one another name.",
             )
         facts = {"engine": engine, "model": model, "url": url, "engine_log": engine_log}
-        server = _launch(command, env, name, facts)
+        server = _launch(command, env, name, facts, lock)
     try:
         code = _await_report(server, "--allow-unhealthy" in command, show)
     except BaseException:
@@ -172,37 +191,41 @@ def _exit_code(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _launch(command: Sequence[str], env: Mapping[str, str], name: str, facts: Mapping[str, Any]) -> Server:
+def _launch(
+    command: Sequence[str], env: Mapping[str, str], name: str, facts: Mapping[str, Any], lock: int
+) -> Server:
+    """Start `command` in a session of its own; its entry is written before it becomes that command."""
     directory = _root() / quote(name, safe="")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    entry = json.dumps({"name": name, **facts, "engine_log": str(facts["engine_log"])})
+    enrolled = [sys.executable, "-I", "-S", enrol.__file__, str(directory / _ENTRY), entry, str(_LOCK_FD)]
     with (directory / _REPORT).open("wb") as report, (directory / _MESSAGES).open("wb") as messages:
         # Not subprocess: the child is meant to outlive whoever would wait for it.
         pid = os.posix_spawn(
-            command[0],
-            list(command),
+            sys.executable,
+            [*enrolled, *command],
             {**os.environ, **env},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, report.fileno(), 1),
                 (os.POSIX_SPAWN_DUP2, messages.fileno(), 2),
+                (os.POSIX_SPAWN_DUP2, lock, _LOCK_FD),
             ],
             setsid=True,  # closing the terminal must not reach it
         )
-    server = Server(name=name, pid=pid, born=_born(pid) or 0, **facts)
-    write_text(directory / _ENTRY, dump_json({**asdict(server), "engine_log": str(server.engine_log)}))
-    return server
+    return Server(name=name, pid=pid, born=_born(pid) or 0, **facts)
 
 
-def _running() -> Iterator[Server]:
+def _entries() -> Iterator[Server]:
     for directory in sorted(entry for entry in _root().iterdir() if entry.is_dir()):
-        entry = directory / _ENTRY  # missing where the command that was starting it was killed
+        entry = directory / _ENTRY  # missing where it was killed before it could write it
         try:
             facts = json.loads(entry.read_text(encoding="utf-8"))
             server = Server(**{**facts, "engine_log": Path(facts["engine_log"])})
         except (OSError, ValueError, TypeError, KeyError):
             server = None
-        if server is not None and server.is_alive:
+        if server is not None and (server.is_alive or server.failure is not None):
             yield server
         else:
             shutil.rmtree(directory, ignore_errors=True)
@@ -213,12 +236,12 @@ def _root() -> Path:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """Hold the lock of all entries, so that two commands at the same time see the same."""
+def _locked() -> Iterator[int]:
+    """Hold the lock of all entries, so that commands at the same time see the same; yield its descriptor."""
     _root().mkdir(parents=True, exist_ok=True)
     with (_root() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
 def _born(pid: int) -> int | None:

@@ -6,7 +6,6 @@ not know where the GGUF file and the Modelfile come from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.client import Client, Reply
-from errors import BadInput, CheckFailed
+from deploy.digests import file_digest
+from errors import CheckFailed
 from modelfiles import Modelfile, create_request
 
 __all__ = ["CreateModel", "LoadModel", "template_in_use"]
@@ -51,7 +51,7 @@ class CreateModel:
                 f"The server at {client.url} is no Ollama: it has no /api/version.",
                 hint="Choose another --port, or set OLLAMA_HOST.",
             )
-        digest = _digest(self.gguf)
+        digest = f"sha256:{file_digest(self.gguf)}"
         sent = self._send_blob(client, digest)
         reply = client.post("/api/create", create_request(self.modelfile, self.name, digest), CREATE_SECONDS)
         problem = _problem(reply)
@@ -152,11 +152,3 @@ def _problem(reply: Reply) -> str | None:
         if isinstance(last, dict) and "error" in last:
             return str(last["error"])
     return None if isinstance(last, dict) and last.get("status") == "success" else "its answer broke off"
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-    except OSError as error:
-        raise BadInput(f"Cannot read {path}: {error.strerror}.") from error

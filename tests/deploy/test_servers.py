@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from commands.servers import logs
+from commands.servers import logs, ps
 from deploy.servers import Server, find_server, list_servers, start_server, stop_server
 from errors import BadInput, UsageError
 
@@ -109,6 +109,86 @@ def test_what_a_crash_left_behind_is_recognised() -> None:
     os.waitpid(server.pid, 0)
     assert list_servers() == ()
     assert not server.directory.exists()
+
+
+GIVEN_UP = (
+    "import sys, time; print('{\"ok\": true}', flush=True); time.sleep(0.3); "
+    'print(\'{"ok": false, "restarting_in": 0}\'); '
+    'print(\'{"error": {"message": "The engine was given up.", "exit_code": 5}}\'); sys.exit(5)'
+)
+
+
+def await_end(server: Server) -> None:
+    deadline = time.monotonic() + 20
+    while server.is_alive and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not server.is_alive
+
+
+def test_a_server_that_was_given_up_stays_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").write_text("its last words\n")
+    server, _ = start(GIVEN_UP)
+    await_end(server)
+    (found,) = list_servers()
+    assert (found.state, found.failure) == ("failed", "The engine was given up.")
+    assert found.as_json()["reason"] == "The engine was given up."
+    listed = CliRunner().invoke(ps, []).output
+    assert "failed" in listed
+    assert "The engine was given up." in listed
+    assert CliRunner().invoke(logs, ["model", "-f"]).output == "its last words\n"
+    stop_server(found)
+    assert list_servers() == ()
+
+
+def test_a_failed_server_is_replaced_by_a_new_one_of_its_name() -> None:
+    server, _ = start(GIVEN_UP)
+    await_end(server)
+    again, code = start(READY)
+    assert code is None
+    assert find_server("model").pid == again.pid
+    assert find_server("model").state == "ready"
+
+
+def test_a_failed_check_after_a_restart_is_the_reason() -> None:
+    server, _ = start(READY)
+    rungs = [{"name": "generate", "ok": True}, {"name": "stop", "ok": False, "detail": "never stops"}]
+    with (server.directory / "report").open("a") as report:
+        report.write(json.dumps({"ok": False, "rungs": rungs}) + "\n")
+    assert server.failure is None, "it runs"
+    os.kill(server.pid, signal.SIGKILL)
+    await_end(server)
+    assert server.failure == "rung stop: never stops"
+
+
+def test_a_server_is_listed_even_when_the_command_that_starts_it_is_killed_at_once(cache: Path) -> None:
+    """Its entry is written by the process that becomes the server, under the lock that it has inherited."""
+    code = (
+        "import os, signal\n"
+        "from deploy import servers\n"
+        "from tests.deploy.test_servers import READY, start\n"
+        "spawn = os.posix_spawn\n"
+        "def spawn_and_die(*words, **more):\n"
+        "    spawn(*words, **more)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.posix_spawn = spawn_and_die\n"
+        "start(READY)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (server,) = list_servers()
+    assert server.is_alive
+
+
+def test_a_command_that_cannot_be_run() -> None:
+    shown: list[str] = []
+    facts = {"engine": "fake", "model": "dir", "url": "http://127.0.0.1:1", "engine_log": Path("log")}
+    _, code = start_server(["/nowhere"], name="x", env={}, show=shown.append, **facts)  # type: ignore[arg-type]
+    assert code == 127
+    assert "Cannot run /nowhere" in "".join(shown)
+    assert list_servers() == ()
 
 
 def test_a_process_id_that_was_given_out_again_is_not_ours(cache: Path) -> None:
