@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -48,6 +48,12 @@ _SEVERITY = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "in
 
 def print_line(text: str) -> None:
     out.print(escape(text), soft_wrap=True)
+
+
+def print_json_line(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line of stdout, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_warning(text: str) -> None:
@@ -252,8 +258,7 @@ class ServeView:
         _show_verdict(report, self.console)
         if self.as_json:
             found = {"url": self.plan.url, "name": self.plan.name, "engine": self.plan.engine, "pid": pid}
-            sys.stdout.write(json.dumps({**report.as_json(), **found}, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+            print_json_line({**report.as_json(), **found})
 
     def ready(self) -> None:
         if self.as_json:
@@ -269,8 +274,7 @@ class ServeView:
         print_error(error)
         self.console.print(f"Starting it again in {seconds:.0f} s.")
         if self.as_json:
-            sys.stdout.write(json.dumps({"ok": False, "restarting_in": seconds}) + "\n")
-            sys.stdout.flush()
+            print_json_line({"ok": False, "restarting_in": seconds})
 
     def stopping(self) -> None:
         self.console.print("Stopping …")

@@ -6,6 +6,7 @@ Does not know what the key is for. No message here quotes it.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from click.core import ParameterSource
 
 from errors import BadInput, UsageError
 
-__all__ = ["KEY_VARIABLE", "takes_key"]
+__all__ = ["KEY_VARIABLE", "key_from_file", "key_from_variable", "takes_key"]
 
 KEY_VARIABLE = "PORTSIDE_API_KEY"
 _LONGEST = 4096
@@ -52,6 +53,11 @@ def _key(given: str | None, file: Path | None) -> str | None:
     source = click.get_current_context().get_parameter_source("api_key")
     if source is ParameterSource.COMMANDLINE:
         raise UsageError("There are two API keys.", hint="Give --api-key-file or --api-key, not both.")
+    return key_from_file(file)
+
+
+def key_from_file(file: Path) -> str:
+    """Return the API key that `file` holds. Raises `BadInput`."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -59,6 +65,13 @@ def _key(given: str | None, file: Path | None) -> str | None:
     except UnicodeDecodeError:
         text = "\0"
     return _checked(text.strip(), str(file))
+
+
+def key_from_variable(name: str) -> str:
+    """Return the API key that the environment variable `name` holds. Raises `BadInput`."""
+    if name not in os.environ:
+        raise BadInput(f"The variable {name} is not set, and an API key should be in it.")
+    return _checked(os.environ[name], f"what {name} holds")
 
 
 def _checked(key: str, where: str) -> str:

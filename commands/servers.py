@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +18,9 @@ from errors import CheckFailed, EngineFailed, UsageError
 
 if TYPE_CHECKING:
     from deploy import ServePlan
+    from deploy.servers import Server
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "start_detached", "warn_of_strangers"]
 
 ENGINES = ("llamacpp", "vllm", "lmdeploy", "ollama")
 
@@ -79,7 +81,7 @@ def serve(dry_run: bool, detach: bool, restart: bool | None, as_json: bool, **op
     with console.progress("Preparing the model") as advance:
         plan = plan_serving(request, progress=advance, execute=not dry_run)
     if not detach or dry_run:  # the command that runs in the background tells it, and is passed on
-        _warn_of_strangers(plan)
+        warn_of_strangers(plan)
     if dry_run:
         console.show_serve_plan(plan, as_json=as_json)
         return 0
@@ -93,7 +95,7 @@ def serve(dry_run: bool, detach: bool, restart: bool | None, as_json: bool, **op
         return error.exit_code
 
 
-def _warn_of_strangers(plan: ServePlan) -> None:
+def warn_of_strangers(plan: ServePlan) -> None:
     """Say so when other machines can use the model without a key."""
     import console
     from deploy.ports import is_loopback
@@ -110,8 +112,24 @@ def _warn_of_strangers(plan: ServePlan) -> None:
 
 def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> int:
     """Run the same command in a session of its own; return 0 once it serves, or its exit code."""
-    import console
     import console_servers
+
+    server, code = start_detached(plan, options)
+    if code is None and as_json:
+        print_json({**server.as_json(), **(server.report() or {})})
+    elif code is None:
+        console_servers.show_detached(server)
+    elif as_json:
+        print_json({"ok": False, "exit_code": code})
+    return code or 0
+
+
+def start_detached(
+    plan: ServePlan, options: dict[str, Any], env: Mapping[str, str] | None = None
+) -> tuple[Server, int | None]:
+    """Start `portside serve` with `options` (as `serve` takes them) in the background, `env` added to its
+    environment. Returns the server and, where it did not come up, the exit code."""
+    import console
     from deploy.servers import start_server
 
     secret = {KEY_VARIABLE: options["api_key"] or ""}  # where `ps` does not show it
@@ -124,16 +142,10 @@ def _serve_detached(plan: ServePlan, options: dict[str, Any], as_json: bool) -> 
         model=model,
         url=plan.url,
         engine_log=plan.log,
-        env={**secret, "COLUMNS": os.environ.get("COLUMNS", "110")},
+        env={**(env or {}), **secret, "COLUMNS": os.environ.get("COLUMNS", "110")},
         show=console.pass_on,
     )
-    if code is None and as_json:
-        print_json({**server.as_json(), **(server.report() or {})})
-    elif code is None:
-        console_servers.show_detached(server)
-    elif as_json:
-        print_json({"ok": False, "exit_code": code})
-    return 0 if code is None else code if code > 0 else EngineFailed.exit_code
+    return server, code if code is None or code > 0 else EngineFailed.exit_code
 
 
 def _as_options(given: dict[str, Any]) -> list[str]:

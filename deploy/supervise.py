@@ -20,7 +20,7 @@ from deploy.restarts import Restarts
 from deploy.signals import end_signals
 from errors import EngineFailed, Interrupted
 
-__all__ = ["View", "guard_of", "serve_in_foreground"]
+__all__ = ["Serving", "View", "guard_of", "serve_in_foreground"]
 
 
 class View(Protocol):
@@ -55,40 +55,49 @@ def serve_in_foreground(
     when it is stopped before it was ready. With `restarts` an engine that has served once is started again
     when it dies, until they give it up. In every case the engine and all it started are gone.
     """
-    if plan.attached:
-        return _serve_attached(plan, view)
-    ports.require_bindable(plan.host, plan.port)
-    run = _Run(plan, view, grace)
-    with end_signals(run.hurry) as asked_to_stop:
-        while True:
-            try:
-                run.once(asked_to_stop)
-                return 0
-            except EngineFailed as error:
-                if restarts is None or not run.was_ready:
-                    raise
-                delay = restarts.delay(error, run.served)
-                view.restarting(delay, error)
-            except Interrupted:
-                if not run.was_ready:
-                    raise
-                return 0
-            _pause(delay, asked_to_stop)
+    serving = Serving(plan, view, grace=grace, restarts=restarts)
+    with end_signals(serving.hurry) as asked_to_stop:
+        return serving.run(asked_to_stop)
 
 
-class _Run:
-    """The runs of one engine, one after the other. `served`: seconds that the latest was ready."""
+class Serving:
+    """The runs of one engine, one after the other; like `serve_in_foreground`, but told by an event to end.
 
-    def __init__(self, plan: ServePlan, view: View, grace: float) -> None:
+    `served`: seconds that the latest run was ready.
+    """
+
+    def __init__(
+        self, plan: ServePlan, view: View, *, grace: float = 10.0, restarts: Restarts | None = None
+    ) -> None:
         self.plan = plan
         self.view = view
         self.grace = grace
+        self.restarts = restarts
         self.process: EngineProcess | None = None
         self.was_ready = False
         self.served = 0.0
 
-    def once(self, asked_to_stop: threading.Event) -> None:
-        """Start the engine and serve until it is asked to stop; see `serve_in_foreground` for the errors."""
+    def run(self, asked_to_stop: threading.Event) -> int:
+        """Serve until the event is set; see `serve_in_foreground` for results and errors."""
+        if self.plan.attached:
+            return _serve_attached(self.plan, self.view, asked_to_stop)
+        ports.require_bindable(self.plan.host, self.plan.port)
+        while True:
+            try:
+                self._once(asked_to_stop)
+                return 0
+            except EngineFailed as error:
+                if self.restarts is None or not self.was_ready:
+                    raise
+                delay = self.restarts.delay(error, self.served)
+                self.view.restarting(delay, error)
+            except Interrupted:
+                if not self.was_ready:
+                    raise
+                return 0
+            _pause(delay, asked_to_stop)
+
+    def _once(self, asked_to_stop: threading.Event) -> None:
         plan, view, ready = self.plan, self.view, None
         if asked_to_stop.is_set():
             raise Interrupted
@@ -112,6 +121,7 @@ class _Run:
             process.stop()
 
     def hurry(self) -> None:
+        """Kill what has not ended by itself."""
         if self.process is not None:
             self.process.hurry()
 
@@ -123,26 +133,25 @@ def _pause(seconds: float, asked_to_stop: threading.Event) -> None:
         time.sleep(min(0.1, left))
 
 
-def _serve_attached(plan: ServePlan, view: View) -> int:
+def _serve_attached(plan: ServePlan, view: View, asked_to_stop: threading.Event) -> int:
     """Serve through a server that runs already; it goes on afterwards, as it was before."""
-    with end_signals() as asked_to_stop:
-        view.starting()
-        try:
-            report = _climb(plan, None, view, asked_to_stop)
-            view.checked(report, None)
-            if not plan.allow_unhealthy:
-                report.raise_if_failed()
-            view.ready()
-            while not asked_to_stop.is_set():
-                _pause(1.0, asked_to_stop)
-                if not ports.is_open(plan.host, plan.port):
-                    raise EngineFailed(f"The server at {plan.url}, which was not started here, is gone.")
-            return 0
-        finally:
-            view.stopping()
-            with Client(plan.url, api_key=plan.api_key) as client:
-                for step in plan.steps:
-                    step.undo(client)
+    view.starting()
+    try:
+        report = _climb(plan, None, view, asked_to_stop)
+        view.checked(report, None)
+        if not plan.allow_unhealthy:
+            report.raise_if_failed()
+        view.ready()
+        while not asked_to_stop.is_set():
+            _pause(1.0, asked_to_stop)
+            if not ports.is_open(plan.host, plan.port):
+                raise EngineFailed(f"The server at {plan.url}, which was not started here, is gone.")
+        return 0
+    finally:
+        view.stopping()
+        with Client(plan.url, api_key=plan.api_key) as client:
+            for step in plan.steps:
+                step.undo(client)
 
 
 def guard_of(
