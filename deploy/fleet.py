@@ -131,7 +131,8 @@ class FleetView(Protocol):
 class Fleet:
     """`together`: one failure ends all. `overcommit`: memory is not looked at.
 
-    `memory`: bytes that servers in the machine's memory may take together.
+    `memory`: bytes that servers in the machine's memory may take together; `grace`: seconds between SIGTERM
+    and SIGKILL.
     """
 
     def __init__(
@@ -142,11 +143,13 @@ class Fleet:
         together: bool = False,
         overcommit: bool = False,
         memory: int | None = None,
+        grace: float = 10.0,
     ) -> None:
         self.members = tuple(members)
         self.view = view
         self.together = together
         self.overcommit = overcommit
+        self.grace = grace
         self.budgets = {place: _budget(place, memory) for place in ("RAM", "GPU")}
         self.started: list[Member] = []
         for member in self.members:
@@ -266,7 +269,7 @@ class Fleet:
             if member.replan is not None:
                 member.plan = member.replan()
             member.plan.prepare(member.progress)
-            member.serving = Serving(member.plan, member, restarts=member.restarts)
+            member.serving = Serving(member.plan, member, grace=self.grace, restarts=member.restarts)
             member.serving.run(member.asked_to_stop)
         except Interrupted:
             pass
