@@ -5,6 +5,7 @@
 """
 
 from chat_templates.dialects import DIALECTS, Dialect, DialectFacts, DialectRefused
+from chat_templates.dialects.gguf import ollama_prefers_gguf
 from chat_templates.export import dialect_texts, export_dialects
 from chat_templates.findings import inspect_template, template_mismatch
 from chat_templates.inspection import Inspection, inspect_model
@@ -48,6 +49,7 @@ __all__ = [
     "library",
     "load_source",
     "match_families",
+    "ollama_prefers_gguf",
     "prove",
     "template_mismatch",
     "trainer_templates",

@@ -43,7 +43,10 @@ def switch(thinking: bool | None) -> dict[str, bool]:
 
 
 class RenderFailed(TemplateError):
-    """A template did not render; `kind` is syntax, raised, undefined, security, limit, continue or failed."""
+    """A template did not render.
+
+    `kind` is syntax, raised, undefined, security, limit, continue, unpredictable or failed.
+    """
 
     def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -68,6 +71,8 @@ class JinjaRequest:
     """Hand texts over as lists of one part, `[{"type": "text", "text": …}]`."""
     mark_dates: bool = False
     """Write the patterns themselves in the place of dates, between the marks of `dates`."""
+    llama_cpp: bool = False
+    """Render as llama.cpp's server does, not transformers; of `variables` it knows `enable_thinking`."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the worker's form of this request; tokens that do not exist stay undefined."""
@@ -81,6 +86,7 @@ class JinjaRequest:
             "now": self.now,
             "typed_content": self.typed_content,
             "date_marks": MARKS if self.mark_dates else None,
+            "llama_cpp": self.llama_cpp,
         }
 
 
@@ -258,6 +264,7 @@ def _result(reply: dict[str, str]) -> str | RenderFailed:
         "raised": "The chat template refuses this conversation",
         "continue": "The final message cannot be continued",
         "limit": "The chat template was stopped",
+        "unpredictable": "What llama.cpp makes of the chat template cannot be foretold",
     }.get(kind, "The chat template failed")
     return RenderFailed(f"{what}: {reply['error'].rstrip('.')}.", kind=kind)
 

@@ -2,8 +2,8 @@
 
 Knows transformers' Jinja environment (its filters, globals and extensions, transformers 5) and how to cut a
 rendering that continues the final message. Speaks JSON lines over its pipes and ends at end of input.
-Does not know Portside: it imports jinja2 and the standard library only, so it starts quickly and has
-nothing worth stealing.
+Does not know Portside: it imports jinja2, the standard library and, when it is to render as llama.cpp does,
+the package `as_llama_cpp` beside it, so it starts quickly and has nothing worth stealing.
 
 One line in: `{"template": str, "requests": [{"messages": …, "variables": …, …}, …], "cpu": s, "output": n}`.
 One line out for each request: `{"text": str}` or `{"error": str, "kind": str}`.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import datetime
 import functools
+import importlib
 import json
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -93,19 +95,26 @@ def _raise_exception(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
 
+EXTENSIONS = (GenerationBlock, "jinja2.ext.loopcontrols")
+
+
 def make_environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     """Return a fresh environment that renders as transformers' does."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, "jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=EXTENSIONS
     )
     environment.filters["tojson"] = _tojson
+    _give_globals(environment)
+    return environment
+
+
+def _give_globals(environment: jinja2.Environment) -> None:
     environment.globals.update(
         raise_exception=_raise_exception,
         strftime_now=lambda pattern: datetime.datetime.now().strftime(pattern),
         dict=PlainDict(),
         namespace=NoDunderNamespace,
     )
-    return environment
 
 
 @functools.lru_cache(maxsize=16)
@@ -115,6 +124,9 @@ def _compiled(text: str) -> jinja2.Template:
 
 def render(text: str, request: dict[str, Any], output_limit: int) -> str:
     """Render one conversation. Raises whatever the template raises."""
+    if request.get("llama_cpp"):
+        prompt: str = _llama_cpp().render(text, request, output_limit, _limited)
+        return prompt
     messages = [_with_reasoning(dict(message)) for message in request["messages"]]
     final: str | None = None
     if request.get("continue_final_message"):
@@ -137,6 +149,16 @@ def render(text: str, request: dict[str, Any], output_limit: int) -> str:
     )
     prompt = "".join(_limited(parts, output_limit))
     return prompt if final is None else _cut_after(prompt, final)
+
+
+@functools.cache
+def _llama_cpp() -> Any:
+    """Return the renderer that does as llama.cpp."""
+    sys.path.append(str(Path(__file__).parent))  # behind the standard library
+    as_llama_cpp = importlib.import_module("as_llama_cpp")
+    environment = as_llama_cpp.make_environment(EXTENSIONS)
+    _give_globals(environment)
+    return as_llama_cpp.Renderer(environment)
 
 
 def _typed(message: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +235,8 @@ def answer(text: str, request: dict[str, Any], output_limit: int) -> dict[str, s
             if isinstance(error, kind_of):
                 said = words.format(error=error, limit=output_limit, memory=MEMORY_LIMIT >> 20)
                 return {"error": said, "kind": kind}
+        if type(error).__name__ == "Unpredictable":
+            return {"error": str(error), "kind": "unpredictable"}
         return {"error": f"{type(error).__name__}: {error}", "kind": "failed"}
 
 

@@ -5,7 +5,7 @@ Knows the commands and the parameters (Ollama 0.33.0). Does not know the grammar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from errors import TemplateError
 
@@ -58,6 +58,8 @@ class Modelfile:
     renderer: str | None = None
     parser: str | None = None
     requires: str | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Sentences for its comments, which Ollama does not read."""
 
     def values(self, name: str) -> tuple[Value, ...]:
         """Return every value of the parameter `name`, in order."""

@@ -151,7 +151,7 @@ class Proof:
 def prove(
     source: TemplateSource,
     checkpoint: Checkpoint | None,
-    dialects: Sequence[str] = ("jinja", "ollama", "lmdeploy"),
+    dialects: Sequence[str] = tuple(DIALECTS),
     *,
     every_case: bool = False,
 ) -> Proof:

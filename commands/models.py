@@ -15,7 +15,7 @@ from errors import UsageError
 
 __all__ = ["COMMANDS"]
 
-DIALECTS = ("jinja", "ollama", "lmdeploy")
+DIALECTS = ("jinja", "gguf", "ollama", "lmdeploy")
 
 
 @click.command()

@@ -159,15 +159,16 @@ def _template_check(summaries: Sequence[GgufSummary], source: TemplateSource | N
     if source is None:
         return Check("template", None, "no checkpoint was given to compare with")
     written = summaries[0].chat_template if summaries else None
-    if written == source.jinja:
+    wanted = source.gguf_jinja
+    if written in (wanted, source.jinja):
         return Check("template", True, f"that of {source.spec}")
     if written is None:
         what = "The file carries no chat template."
     else:
-        at = _first_difference(written, source.jinja)
+        at = _first_difference(written, wanted)
         what = (
             f"The chat template is not that of {source.spec}: from character {at} on it is "
-            f"{written[at : at + 40]!r}, not {source.jinja[at : at + 40]!r}."
+            f"{written[at : at + 40]!r}, not {wanted[at : at + 40]!r}."
         )
     return Check("template", False, what, (what,))
 

@@ -153,7 +153,7 @@ def plan_conversion(
         *general_fields(checkpoint, family.name, _parameters(sources), name),
         *hyper_parameters,
     ]
-    after = [*vocabulary.fields(), *chat_template_fields(template if source is None else source.jinja)]
+    after = [*vocabulary.fields(), *chat_template_fields(template if source is None else source.gguf_jinja)]
     label = file_label(name or checkpoint.name)
     choices = replace(choices, weighted=importance is not None)
     files = tuple(

@@ -118,14 +118,14 @@ class TemplateArtifact:
 
     @property
     def path(self) -> Path:
-        key = hashlib.sha256(self.source.jinja.encode()).hexdigest()[:16]
+        key = hashlib.sha256(self.source.gguf_jinja.encode()).hexdigest()[:16]
         return cache_dir() / "templates" / f"{key}.jinja"
 
     def is_ready(self) -> bool:
         return self.path.is_file()
 
     def make(self, progress: Progress | None = None) -> None:
-        write_text(self.path, self.source.jinja)
+        write_text(self.path, self.source.gguf_jinja)
 
 
 def content_key(
@@ -137,7 +137,7 @@ def content_key(
         "name": checkpoint.name,
         "weights": checkpoint.weights.fingerprint(),
         "files": {name: _digest(checkpoint.path / name) for name in _SMALL_FILES},
-        "template": None if source is None else source.jinja,
+        "template": None if source is None else source.gguf_jinja,
         "stops": None if stops is None else list(stops.ids),
         **more,
     }

@@ -30,6 +30,7 @@ MODELFILE = "Modelfile"
 TOOLS = ("portside", "libggml-python", "gguf", "tokenizers")
 _PURPOSES = {
     "chat_template.jinja": "vLLM --chat-template, LMDeploy --chat-template hf",
+    "gguf.jinja": "inside the GGUF files; llama-server --chat-template-file for those of others",
     "ollama.gotmpl": "the TEMPLATE of the Modelfile",
     "lmdeploy.json": "LMDeploy --chat-template",
     MODELFILE: "ollama create NAME -f Modelfile",
@@ -92,7 +93,7 @@ def make_modelfile(
     grammar would lose part of a value.
     """
     stops = analyse_stops(source, checkpoint)
-    proof = prove(source, checkpoint, ("ollama",))
+    proof = prove(source, checkpoint, ("gguf", "ollama"))
     if gguf is None:
         gguf = plan_conversion(checkpoint, ("q8_0",), directory, source=source, stops=stops).files[0].path
     return _modelfile(checkpoint, source, stops, proof, gguf, directory, adapter)

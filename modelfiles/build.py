@@ -16,6 +16,7 @@ from chat_templates.stops import Stops
 from chat_templates.template import ChatTemplate
 from checkpoint import Checkpoint
 from errors import TemplateError
+from modelfiles.notes import notes
 from modelfiles.write import write
 
 __all__ = ["CONTEXT", "modelfile_for"]
@@ -60,6 +61,7 @@ def modelfile_for(
             ("num_ctx", context or min(checkpoint.config.context_length, CONTEXT)),
             *_sampling(checkpoint.generation.raw),
         ),
+        notes=notes(proof),
     )
     if not for_rest:
         write(modelfile)  # raises for a value that cannot be carried

@@ -6,6 +6,7 @@ quoting can carry is refused: Ollama would drop or cut it without a word.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from chat_templates.dialects.gotemplate_values import quote
@@ -16,20 +17,19 @@ from errors import TemplateError
 __all__ = ["write", "written_value"]
 
 _HEADER = {
-    True: """\
-# Written by Portside. Ollama before 0.30 uses the TEMPLATE below; later versions may use the chat template
-# inside the GGUF instead. Both are written from the same source and say the same.
-""",
-    False: """\
-# Written by Portside. There is no TEMPLATE here: Ollama 0.30 and later use the chat template inside the
-# GGUF, earlier versions guess one.
-""",
+    True: "Ollama before 0.30 uses the TEMPLATE below; later versions may use the chat template inside the "
+    "GGUF instead.",
+    False: "There is no TEMPLATE here: Ollama 0.30 and later use the chat template inside the GGUF, earlier "
+    "versions guess one.",
 }
+_WIDTH = 110
 
 
 def write(modelfile: Modelfile) -> str:
     """Return the text of `modelfile`. Raises `TemplateError` for a value that no quoting can carry."""
-    header = _HEADER[modelfile.template is not None]
+    notes = modelfile.notes or (_HEADER[modelfile.template is not None],)
+    lines = [line for note in ("Written by Portside.", *notes) for line in textwrap.wrap(note, _WIDTH)]
+    header = "".join(f"# {line}\n" for line in lines)
     return header + "".join(f"{name} {written_value(name, value)}\n" for name, value in _lines(modelfile))
 
 

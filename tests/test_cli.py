@@ -97,7 +97,7 @@ def test_template_json_has_the_keys_scripts_rely_on(sample: Path, tmp_path: Path
     done = portside("template", sample, "--json", "-o", tmp_path / "out")
     assert done.returncode == 0
     dialects = json.loads(done.stdout)["dialects"]
-    assert set(dialects) == {"jinja", "ollama", "lmdeploy"}
+    assert set(dialects) == {"jinja", "gguf", "ollama", "lmdeploy"}
     for dialect in dialects.values():
         assert dialect["classes"]["chat"].keys() >= {"status", "reason"}
         assert Path(dialect["file"]).is_file()

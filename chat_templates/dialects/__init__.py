@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from chat_templates.dialects import lmdeploy, ollama
+from chat_templates.dialects import gguf, lmdeploy, ollama
 from chat_templates.dialects.base import Dialect, DialectFacts, DialectRefused
 from chat_templates.dialects.jinja import JinjaDialect
 from chat_templates.template import ChatTemplate
@@ -10,7 +10,8 @@ from chat_templates.template import ChatTemplate
 __all__ = ["DIALECTS", "Dialect", "DialectFacts", "DialectRefused", "known_limits"]
 
 DIALECTS: Mapping[str, Dialect] = {
-    dialect.name: dialect for dialect in (JinjaDialect(), ollama.OllamaDialect(), lmdeploy.LmdeployDialect())
+    dialect.name: dialect
+    for dialect in (JinjaDialect(), gguf.GgufDialect(), ollama.OllamaDialect(), lmdeploy.LmdeployDialect())
 }
 """Every dialect by name, the most faithful first."""
 
@@ -22,6 +23,5 @@ def known_limits(name: str, form: ChatTemplate | None, facts: DialectFacts) -> M
     """
     if form is None:
         return {}
-    if name == "ollama":
-        return ollama.limits(form, facts)
-    return lmdeploy.limits(form, facts) if name == "lmdeploy" else {}
+    limits = {"gguf": gguf.limits, "ollama": ollama.limits, "lmdeploy": lmdeploy.limits}
+    return limits[name](form, facts) if name in limits else {}

@@ -8,6 +8,7 @@ form is found (`probe`).
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -69,6 +70,13 @@ class TemplateSource:
         return (self.engine or shared_worker()).render(
             self.jinja, self.request(messages, add_generation_prompt, continue_final_message, tools, thinking)
         )
+
+    @functools.cached_property
+    def gguf_jinja(self) -> str:
+        """The text for a GGUF file: `jinja`, behind what llama.cpp must be kept from doing to it."""
+        from chat_templates.dialects.gguf import gguf_jinja
+
+        return gguf_jinja(self)
 
     def begins_with_bos(self) -> bool | None:
         """Whether the training prompts begin with the BOS token; None where that cannot be known."""

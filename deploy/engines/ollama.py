@@ -61,7 +61,7 @@ class Ollama:
         host, port = _address(request)
         name = _model_name(request.name or checkpoint.name)
         seconds = request.startup_seconds or startup_budget(STARTUP_BASE, artifact.bytes)
-        jinja = None if source is None else source.jinja
+        jinja = None if source is None else source.gguf_jinja
         modelfile = _modelfile(training, artifact.path, as_is=request.as_is)
         argv = _command(request, host, port)
         return ServePlan(

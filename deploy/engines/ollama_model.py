@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chat_templates import ollama_prefers_gguf
 from deploy.client import Client, Reply
 from deploy.digests import file_digest
 from errors import CheckFailed
@@ -128,15 +129,9 @@ def template_in_use(version: str, template: str | None, jinja: str | None) -> st
     numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
     if template is None:
         return "a template of its own choice"
-    if numbers >= [0, 30] and jinja is not None and (richer := _richer(template, jinja)):
+    if numbers >= [0, 30] and jinja is not None and (richer := ollama_prefers_gguf(template, jinja)):
         return f"the GGUF file's own chat template (the TEMPLATE has no {' and '.join(richer)})"
     return "the TEMPLATE"
-
-
-def _richer(template: str, jinja: str) -> list[str]:
-    tools = ("tools" in jinja or "tool_call" in jinja) and ".Tools" not in template
-    thoughts = "<think>" in jinja and "</think>" in jinja and "<think>" not in template
-    return [word for word, is_so in (("tools", tools), ("thoughts", thoughts)) if is_so]
 
 
 def _problem(reply: Reply) -> str | None:
