@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -108,6 +108,8 @@ class GgufSummary:
     tensors: tuple[GgufTensor, ...]
     size: int
     """Size of the file in bytes."""
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Key -> from where to where key, type and value lie in the file."""
 
     @property
     def architecture(self) -> str | None:
@@ -171,11 +173,15 @@ class _Reader:
         if version not in {2, 3}:
             raise self._damaged(f"it is of version {version}, of which nothing is known here")
         tensors, fields = self._count("tensors"), self._count("keys")
-        metadata = dict(self._field() for _ in range(fields))
+        metadata: dict[str, Any] = {}
+        spans: dict[str, tuple[int, int]] = {}
+        for _ in range(fields):
+            start = self._at
+            key, value = self._field()
+            metadata[key], spans[key] = value, (start, self._at)
         infos = [self._tensor_info() for _ in range(tensors)]
-        return GgufSummary(
-            self._path, version, metadata, self._placed(infos, self._alignment(metadata)), self._size
-        )
+        placed = self._placed(infos, self._alignment(metadata))
+        return GgufSummary(self._path, version, metadata, placed, self._size, spans)
 
     def _placed(
         self, infos: list[tuple[str, tuple[int, ...], int, int]], alignment: int

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from commands.base import ADAPTER, MODEL, SPLIT, TEMPLATE, TYPES, Result, local_model, open_model, verb
+from commands.foreign import LLAMA_CPP, TRUST_CODE, convert_with_llama_cpp, is_foreign
 from commands.merging import write_adapter_gguf
 from errors import UsageError
 
@@ -163,6 +164,8 @@ def _match_families(model: Path, source: str) -> Result:
     help="Weigh the columns by an importance matrix of llama-imatrix's (GGUF or .dat).",
 )
 @click.option("--pre", metavar="NAME", help="llama.cpp's pre-tokenizer, where it is not recognised.")
+@LLAMA_CPP
+@TRUST_CODE
 @click.option("--as-is", is_flag=True, help="Repair nothing: write what llama.cpp's own converter would.")
 @click.option("--threads", type=click.IntRange(1), help="Threads [default: all cores]")
 @click.option(
@@ -196,6 +199,8 @@ def gguf(
     pure: bool,
     imatrix: Path | None,
     pre: str | None,
+    llama_cpp: Path | None,
+    trust_code: bool,
     as_is: bool,
     threads: int | None,
     kernels: str,
@@ -228,6 +233,23 @@ def gguf(
     else:
         opened, training = open_model(model, source, adapter)
         stops = analyse_stops(training, opened)
+    if llama_cpp is not None and is_foreign(opened):
+        return convert_with_llama_cpp(
+            llama_cpp,
+            opened,
+            types or ("q8_0",),
+            output,
+            source=training,
+            stops=stops,
+            choices=choices,
+            importance=importance,
+            split=split,
+            pre=pre,
+            threads=threads,
+            kernels=kernels,
+            trust_code=trust_code,
+            dry_run=dry_run,
+        )
     plan = plan_conversion(
         opened,
         types or ("q8_0",),

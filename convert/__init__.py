@@ -6,6 +6,7 @@
 
 from convert.check import GgufCheck, check_gguf
 from convert.choices import TypeChoices, read_overrides
+from convert.from_gguf import plan_from_gguf
 from convert.importance import Importance, read_importance
 from convert.lora import plan_lora
 from convert.plan import ConversionPlan, FilePlan, plan_conversion
@@ -28,6 +29,7 @@ __all__ = [
     "check_gguf",
     "normalize_type",
     "plan_conversion",
+    "plan_from_gguf",
     "plan_lora",
     "read_gguf",
     "read_importance",

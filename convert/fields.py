@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint.gguf import ALIGNMENT, MAGIC, Kind
+from checkpoint.gguf import ALIGNMENT, MAGIC, ArrayInfo, Kind
 
-__all__ = ["ALIGNMENT", "MAGIC", "VERSION", "Field", "Kind", "boolean", "encode_field", "encode_string"]
-__all__ += ["float32", "float32s", "int32s", "string", "strings", "uint32"]
+__all__ = ["ALIGNMENT", "MAGIC", "VERSION", "Field", "Kind", "StoredField", "boolean", "encode_field"]
+__all__ += ["encode_string", "float32", "float32s", "int32s", "string", "strings", "uint32"]
 
 VERSION = 3
 
@@ -38,6 +38,24 @@ class Field:
         if self.element is None:
             return self.value
         return {"type": f"array of {self.element.name.lower()}", "length": len(self.value)}
+
+
+@dataclass(frozen=True)
+class StoredField(Field):
+    """A field of another file, written as it stands there."""
+
+    encoded: bytes = b""
+    """Key, type and value."""
+
+    @classmethod
+    def of(cls, key: str, value: Any, encoded: bytes) -> StoredField:
+        """`value` is what a reader made of it, for showing."""
+        return cls(key, Kind.STRING, value, None, encoded)
+
+    def as_json(self) -> Any:
+        if isinstance(self.value, ArrayInfo):
+            return {"type": f"array of {self.value.element}", "length": self.value.length}
+        return self.value
 
 
 def string(key: str, value: str) -> Field:
@@ -77,6 +95,8 @@ def encode_string(text: str) -> bytes:
 
 def encode_field(field: Field) -> bytes:
     """Return key, type and value as they stand in the file."""
+    if isinstance(field, StoredField):
+        return field.encoded
     head = encode_string(field.key) + struct.pack("<I", field.kind)
     if field.element is None:
         return head + _encode(field.kind, field.value)

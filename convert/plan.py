@@ -35,7 +35,16 @@ from errors import OutputError, UsageError
 if TYPE_CHECKING:
     from chat_templates import Stops, TemplateSource
 
-__all__ = ["ConversionPlan", "FilePlan", "file_label", "output_directory", "plan_conversion"]
+__all__ = [
+    "ConversionPlan",
+    "FilePlan",
+    "check_importance",
+    "file_label",
+    "importance_fields",
+    "output_directory",
+    "plan_conversion",
+    "unused_choices",
+]
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ def plan_conversion(
                     *before,
                     *quantization_fields(FILE_TYPES[kind].number),
                     *after,
-                    *_weighted(kind, importance),
+                    *importance_fields(kind, importance),
                 ),
                 _tensors(sources, kind, family, checkpoint, choices),
                 split,
@@ -173,7 +182,7 @@ def plan_conversion(
         )
         for kind in kinds
     )
-    _check_importance(files, importance)
+    check_importance(files, importance)
     return ConversionPlan(
         checkpoint=checkpoint.path,
         fingerprint=checkpoint.weights.fingerprint(),
@@ -185,7 +194,7 @@ def plan_conversion(
             *family.findings(config),
             *tensor_findings,
             *vocabulary.findings,
-            *_unused(choices, files),
+            *unused_choices(choices, files),
         ),
         adapter=checkpoint.adapter,
         choices=choices,
@@ -208,11 +217,13 @@ def _is_quantized(kind: str) -> bool:
     return tensor_type(FILE_TYPES[kind].base).quantized
 
 
-def _weighted(kind: str, importance: Importance | None) -> tuple[Field, ...]:
+def importance_fields(kind: str, importance: Importance | None) -> tuple[Field, ...]:
+    """Return what a file of type `kind` says of the importance matrix it was quantized with."""
     return importance.fields() if importance and _is_quantized(kind) else ()
 
 
-def _unused(choices: TypeChoices, files: Sequence[FilePlan]) -> tuple[Finding, ...]:
+def unused_choices(choices: TypeChoices, files: Sequence[FilePlan]) -> tuple[Finding, ...]:
+    """Say which patterns decide the type of no tensor."""
     chosen = [file for file in files if _is_quantized(file.type)]
     return choices.unused(
         tensor.name
@@ -222,7 +233,7 @@ def _unused(choices: TypeChoices, files: Sequence[FilePlan]) -> tuple[Finding, .
     )
 
 
-def _check_importance(files: Sequence[FilePlan], importance: Importance | None) -> None:
+def check_importance(files: Sequence[FilePlan], importance: Importance | None) -> None:
     """Raise `ConversionError` for weights of the wrong number, before anything is written."""
     if importance is None:
         return

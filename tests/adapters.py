@@ -42,7 +42,7 @@ def write_adapter(
     torch: bool = False,
     **config: Any,
 ) -> Path:
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     values = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **config}
     (directory / "adapter_config.json").write_text(json.dumps(values))
     tensors: dict[str, tuple[str, np.ndarray[Any, Any]]] = {}

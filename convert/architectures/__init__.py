@@ -61,6 +61,6 @@ def family_of(architecture: str) -> Family:
     except KeyError:
         raise ConversionError(
             f"The architecture {architecture} cannot be converted to GGUF.",
-            hint=f"Supported are {', '.join(FAMILIES)}. vLLM and LMDeploy serve many more, without "
-            "conversion.",
+            hint=f"Supported are {', '.join(FAMILIES)}. With --llama-cpp DIR (or LLAMA_CPP_DIR) a llama.cpp "
+            "checkout converts many more; vLLM and LMDeploy serve them without conversion.",
         ) from None
