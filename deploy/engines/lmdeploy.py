@@ -22,7 +22,7 @@ from deploy.engines.parsers import parser_flags
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, TemplateError, UsageError
 
-__all__ = ["Lmdeploy"]
+__all__ = ["PLACE", "Installation", "Lmdeploy", "require_installation"]
 
 INSTALL = "portside engines install lmdeploy, or name one with PORTSIDE_LMDEPLOY"
 PLACE = Place("PORTSIDE_LMDEPLOY", "lmdeploy", "lmdeploy")
@@ -45,7 +45,7 @@ _FORMATS = {"awq": "awq", "gptq": "gptq", "fp8": "fp8", "compressed-tensors": "c
 
 
 @dataclass(frozen=True)
-class _Installation:
+class Installation:
     """An LMDeploy on this machine."""
 
     program: Path | None
@@ -56,8 +56,8 @@ class _Installation:
     def path(self) -> str:
         return str(self.program or self.python)
 
-    def command(self, *, with_key: bool) -> tuple[str, ...]:
-        """Return what begins the command line, before `serve api_server`."""
+    def command(self, *, with_key: bool = False) -> tuple[str, ...]:
+        """Return what begins the command line, before `serve api_server` or `lite`."""
         if with_key and self.python is None:
             raise UsageError(
                 f"{self.path} takes API keys on its command line only, where everybody on this machine can "
@@ -89,7 +89,7 @@ class Lmdeploy:
                 f"LMDeploy serves checkpoint directories, and {request.model} is a GGUF file.",
                 hint="Give the checkpoint, or use llamacpp.",
             )
-        installed = _require()
+        installed = require_installation()
         training = read_training(request)
         checkpoint, source, stops = training.checkpoint, training.source, training.stops
         artifact, template = None, "hf"
@@ -183,7 +183,8 @@ def _for_machine(checkpoint: Checkpoint, found: Accelerators) -> tuple[tuple[str
     return tuple(flags), (*notes, *([note] if note else []))
 
 
-def _require() -> _Installation:
+def require_installation() -> Installation:
+    """Return the LMDeploy to use; raises `EngineMissing` when there is none."""
     found, named = _find()
     if found is not None:
         return found
@@ -191,9 +192,9 @@ def _require() -> _Installation:
     raise EngineMissing(f"LMDeploy is not installed: {where}.", hint=INSTALL)
 
 
-def _find() -> tuple[_Installation | None, str | None]:
+def _find() -> tuple[Installation | None, str | None]:
     """Return the LMDeploy to use, and in which words the user named it."""
     found, named = find_environment(PLACE, ("lmdeploy",))
     if found is None:
         return None, named
-    return _Installation(found.program, found.python, found.versions.get("lmdeploy")), named
+    return Installation(found.program, found.python, found.versions.get("lmdeploy")), named
