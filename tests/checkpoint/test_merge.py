@@ -230,6 +230,7 @@ def test_a_signal_leaves_nothing(base: Path, adapter: Path, tmp_path: Path) -> N
     assert list(target.parent.iterdir()) == []
 
 
+@pytest.mark.engines  # needs none, but takes its time
 def test_memory_stays_flat(make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """17 MB in one tensor that is merged: what Python and numpy allocate is a part of it."""
     import tracemalloc

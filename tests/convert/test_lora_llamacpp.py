@@ -19,32 +19,27 @@ from tests.other_families import write_piece_checkpoint
 pytestmark = pytest.mark.engines
 
 _CONVERT = """
-import sys
+import os, runpy, sys
 source, *jobs = sys.argv[1:]
 sys.path[:0] = [source, source + "/gguf-py"]
-import runpy
+import conversion, torch, transformers
 for job in jobs:
     base, adapter, kind, target = job.split("|")
     sys.argv = ["convert_lora_to_gguf.py", "--base", base, adapter, "--outtype", kind, "--outfile", target]
-    runpy.run_path(source + "/convert_lora_to_gguf.py", run_name="__main__")
+    if os.fork() == 0:  # what is imported once serves all
+        runpy.run_path(source + "/convert_lora_to_gguf.py", run_name="__main__")
+        sys.exit()
+    assert os.wait()[1] == 0, job
 """
 
-_NATIVE = (
-    "Gemma2ForCausalLM",
-    "Phi3ForCausalLM",
-    "CohereForCausalLM",
-    "Olmo2ForCausalLM",
-    "Starcoder2ForCausalLM",
-    "MixtralForCausalLM",
-    "Qwen3MoeForCausalLM",
-)
-_PIECES = ("InternLM2ForCausalLM", "BaichuanForCausalLM", "ChatGLMModel")
+_NATIVE = ("Gemma2ForCausalLM", "Phi3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM")
+_PIECES = ("InternLM2ForCausalLM", "ChatGLMModel")
+"""Of those whose fused tensors are cut, the ones that convert_lora_to_gguf.py takes (not Baichuan)."""
 
 
 def test_adapters_are_llamacpps(tmp_path: Path) -> None:
     bases = {"llama": write_random_checkpoint(tmp_path / "llama", heads=8, kv_heads=2)}
     bases["qwen2"] = write_random_checkpoint(tmp_path / "qwen2", architecture="Qwen2ForCausalLM")
-    bases["qwen3"] = write_random_checkpoint(tmp_path / "qwen3", architecture="Qwen3ForCausalLM")
     bases |= {name: write_native(tmp_path / name, name) for name in _NATIVE}
     bases |= {name: write_piece_checkpoint(tmp_path / name, name) for name in _PIECES}
     jobs, ours = [], {}
