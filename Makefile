@@ -5,6 +5,7 @@ BIN      := $(VENV)/bin
 PORTSIDE := $(BIN)/portside
 
 MODEL    ?=
+ADAPTER  ?=
 URL      ?= http://127.0.0.1:8000
 TYPE     ?= q8_0
 OUT      ?=
@@ -27,7 +28,7 @@ pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: fetch stop inspect help setup demo test test-engines check format docs sample modelfile templates build health engines clean
+.PHONY: fetch merge stop inspect help setup demo test test-engines check format docs sample modelfile templates build health engines clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
@@ -103,6 +104,9 @@ sample: setup ## write a real merged checkpoint to sample/ (or OUT=directory)
 
 fetch: setup ## a checkpoint from a hub: make fetch MODEL=hf:org/name (or modelscope:org/name)
 	$(need_model)$(PORTSIDE) fetch $(MODEL) $(out_option) $(ARGS)
+
+merge: setup ## a LoRA adapter merged into its base model: make merge MODEL=base ADAPTER=lora OUT=merged
+	$(need_model)$(if $(and $(ADAPTER),$(OUT)),,$(error make merge MODEL=base ADAPTER=lora OUT=merged))$(PORTSIDE) merge $(MODEL) $(ADAPTER) $(out_option) $(ARGS)
 
 inspect: setup ## what MODEL is, and what is wrong with it
 	$(need_model)$(PORTSIDE) inspect $(MODEL) $(ARGS)
