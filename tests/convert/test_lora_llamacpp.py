@@ -32,14 +32,14 @@ for job in jobs:
     assert os.wait()[1] == 0, job
 """
 
-_NATIVE = ("Gemma2ForCausalLM", "Phi3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM")
+_NATIVE = ("Gemma2ForCausalLM", "Qwen3MoeForCausalLM")
 _PIECES = ("InternLM2ForCausalLM", "ChatGLMModel")
 """Of those whose fused tensors are cut, the ones that convert_lora_to_gguf.py takes (not Baichuan)."""
 
 
+@pytest.mark.timeout(600)
 def test_adapters_are_llamacpps(tmp_path: Path) -> None:
     bases = {"llama": write_random_checkpoint(tmp_path / "llama", heads=8, kv_heads=2)}
-    bases["qwen2"] = write_random_checkpoint(tmp_path / "qwen2", architecture="Qwen2ForCausalLM")
     bases |= {name: write_native(tmp_path / name, name) for name in _NATIVE}
     bases |= {name: write_piece_checkpoint(tmp_path / name, name) for name in _PIECES}
     jobs, ours = [], {}
@@ -47,7 +47,7 @@ def test_adapters_are_llamacpps(tmp_path: Path) -> None:
         checkpoint = Checkpoint.open(base)
         pairs = random_pairs(modules=_modules(checkpoint))
         adapter = write_adapter(tmp_path / "adapters" / f"my-{name}-lora-7b", pairs)
-        kinds = ("f32", "f16", "bf16", "q8_0") if name == "llama" else ("f32",)
+        kinds = ("f32", "q8_0") if name == "llama" else ("f32",)
         plan = plan_lora(checkpoint.with_adapter(adapter), kinds, tmp_path / "ours")
         for file in run_conversion(plan):
             target = tmp_path / f"{name}-{file.type}.gguf"
