@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from checkpoint import Checkpoint
@@ -12,6 +13,7 @@ from convert import TYPES, plan_conversion, run_conversion
 from convert.types import FILE_TYPES
 from tests.checkpoints import write_random_checkpoint
 from tests.convert.gguf_bytes import metadata, tensor_digests
+from tests.convert.logits import llamacpp_logits, transformers_logits
 from tests.convert.oracle import quantize, stock_convert
 
 pytestmark = pytest.mark.engines
@@ -70,6 +72,19 @@ def test_the_sample_is_identical(sample: Path, tmp_path: Path) -> None:
     quantize(tmp_path / "bf16.gguf", [(15, tmp_path / "q4_k_m.gguf"), (3, tmp_path / "q4_1.gguf")])
     for kind in ("q4_k_m", "q4_1"):
         _compare(ours[kind], tmp_path / f"{kind}.gguf")
+
+
+@pytest.mark.parametrize(
+    "case", ["llama-rope-freqs", "llama-biased-f16", "linear-padded", "qwen2-untied-yarn", "qwen3-untied"]
+)
+def test_llamacpp_computes_what_transformers_does(case: str, tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "model", **{**CASES[case], "dtype": "F32", "shards": 1})
+    ours = _convert(checkpoint, ("f32",), tmp_path / "ours")["f32"]
+    ids = [5, 17, 260, 261, 262, 17, 44, 265, 5, 6, 17, 263, 270, 1, 269, 30, 31]
+    expected, computed = transformers_logits(checkpoint, ids), llamacpp_logits(ours, ids)
+    largest = float(np.abs(expected).max())
+    assert largest > 0.1
+    np.testing.assert_allclose(computed, expected, atol=2e-5 * largest)
 
 
 def _convert(directory: Path, types: tuple[str, ...], target: Path) -> dict[str, Path]:

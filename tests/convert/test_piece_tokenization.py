@@ -14,6 +14,7 @@ from checkpoint import Checkpoint, Tokenizer, read_pieces
 from convert import plan_conversion, run_conversion
 from convert.reader import read_gguf
 from tests.checkpoints import byte_texts, edit_json, tensor_shapes, write_random_weights
+from tests.convert.ids import llamacpp_ids
 from tests.convert.llamacpp_server import llamacpp
 from tests.convert.oracle import llamacpp_source, run_python
 from tests.convert.texts import hard_texts
@@ -72,14 +73,7 @@ def test_ids_are_sentencepieces(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama-spm", "phi-3"])
 def test_a_real_vocabulary_gives_the_ids_that_llamacpp_is_tested_with(name: str, tmp_path: Path) -> None:
-    stored = llamacpp_source() / "models" / f"ggml-vocab-{name}.gguf"
-    tokens, scores, kinds = (
-        read_gguf(stored, arrays="all").metadata[f"tokenizer.ggml.{key}"]
-        for key in ("tokens", "scores", "token_type")
-    )
-    pieces = zip(tokens, scores, (1 if kind == 4 else kind for kind in kinds), strict=True)
-    write_model(tmp_path / "tokenizer.model", list(pieces))
-    edit_json(tmp_path / "tokenizer_config.json", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    stored = _real_vocabulary(name, tmp_path)
     texts = Path(f"{stored}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     lines = Path(f"{stored}.out").read_text(encoding="utf-8").splitlines()
     encode = Tokenizer.open(tmp_path).encode
@@ -87,6 +81,46 @@ def test_a_real_vocabulary_gives_the_ids_that_llamacpp_is_tested_with(name: str,
     assert [
         text for text, line in zip(texts, lines, strict=False) if encode(text) != list(map(int, line.split()))
     ] == []
+
+
+_ENCODE = """
+import json, sys
+import sentencepiece
+directory, texts = sys.argv[1], json.load(open(sys.argv[2]))
+processor = sentencepiece.SentencePieceProcessor(model_file=directory + "/tokenizer.model")
+json.dump(processor.encode(texts), open(directory + "/ids", "w"))
+"""
+
+
+def test_ids_of_llama_2_and_mistral_are_sentencepieces(tmp_path: Path) -> None:
+    """Of Llama 2's own pieces, 10,000 texts; Mistral's 7B has the same kind of model."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    _real_vocabulary("llama-spm", directory)
+    texts = [text for text in hard_texts(10_000) if "\0" not in text]
+    (tmp_path / "texts").write_text(json.dumps(texts), encoding="utf-8")
+    run_python("PORTSIDE_TEST_TORCH_PYTHON", _ENCODE, str(directory), str(tmp_path / "texts"))
+    expected = json.loads((directory / "ids").read_text(encoding="utf-8"))
+    checkpoint = Checkpoint.open(_around(directory))
+    encode = checkpoint.tokenizer.encode
+    assert [text for text, ids in zip(texts, expected, strict=True) if encode(text) != ids] == []
+    plan = plan_conversion(checkpoint, ["q8_0"], tmp_path, stops=Stops(ids=(2,)))
+    (file,) = run_conversion(plan)
+    theirs = llamacpp_ids(file.path, texts)
+    assert [text for text, ids, other in zip(texts, expected, theirs, strict=True) if ids != other] == []
+
+
+def _real_vocabulary(name: str, directory: Path) -> Path:
+    """Write a tokenizer.model of the pieces that llama.cpp keeps for its tests; return its own file."""
+    stored = llamacpp_source() / "models" / f"ggml-vocab-{name}.gguf"
+    tokens, scores, kinds = (
+        read_gguf(stored, arrays="all").metadata[f"tokenizer.ggml.{key}"]
+        for key in ("tokens", "scores", "token_type")
+    )
+    pieces = zip(tokens, scores, (1 if kind == 4 else kind for kind in kinds), strict=True)
+    write_model(directory / "tokenizer.model", list(pieces))
+    edit_json(directory / "tokenizer_config.json", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return stored
 
 
 _TIKTOKEN = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from chat_templates.stops import Stops
 from checkpoint import Checkpoint
 from convert import plan_conversion, run_conversion
 from tests.checkpoints import edit_json, tensor_shapes, write_random_weights
-from tests.convert.oracle import run_python
+from tests.convert.ids import llamacpp_ids
 from tests.convert.texts import hard_texts
 from tests.published_tokenizers import PUBLISHED, published_tokenizer
 
@@ -25,15 +24,6 @@ _PRE = {"qwen3": "qwen2", "llama3": "llama-bpe", "llama3_1": "llama-bpe", "deeps
 
 _KNOWN = {"gemma3": (re.compile("▁▁"), "lower-blocks-in-text")}
 """Name -> what the texts hold that llama.cpp splits otherwise, and the finding that tells of it."""
-
-_TOKENIZE = """
-import json, sys
-import llama_cpp
-model, texts, target = sys.argv[1:]
-llama = llama_cpp.Llama(model, vocab_only=True, verbose=False)
-texts = json.load(open(texts))
-json.dump([llama.tokenize(text.encode(), add_bos=False, special=True) for text in texts], open(target, "w"))
-"""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -48,18 +38,10 @@ def test_a_published_tokenizer_gives_the_same_ids(name: str, tmp_path: Path) -> 
     marks = [token.content for token in checkpoint.tokenizer.added if token.special]
     texts = hard_texts(_TEXTS, marks)
     known, code = _KNOWN.get(name, (None, None))
-    different = _different(checkpoint, file.path, texts)
+    pairs = zip(texts, llamacpp_ids(file.path, texts), strict=True)
+    different = [text for text, ids in pairs if checkpoint.tokenizer.encode(text) != ids]
     assert [text for text in different if known is None or not known.search(text)] == []
     assert code is None or code in {finding.code for finding in plan.findings}
-
-
-def _different(checkpoint: Checkpoint, model: Path, texts: Sequence[str]) -> list[str]:
-    listed, found = model.parent / "texts", model.parent / "ids"
-    listed.write_text(json.dumps(list(texts)), encoding="utf-8")
-    run_python("PORTSIDE_TEST_LLAMA_CPP_PYTHON", _TOKENIZE, str(model), str(listed), str(found))
-    ids = json.loads(found.read_text(encoding="utf-8"))
-    encode = checkpoint.tokenizer.encode
-    return [text for text, theirs in zip(texts, ids, strict=True) if encode(text) != theirs]
 
 
 def _around(tokenizer: Path, directory: Path) -> Path:
