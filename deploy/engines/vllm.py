@@ -124,10 +124,11 @@ def _for_cpu(config: ModelConfig, parameters: int) -> tuple[tuple[str, ...], dic
     """Return flags, environment and notes for a machine without GPU.
 
     float32 while it fits into half of the memory: CPUs without bfloat16 units compute it as fast, and there
-    are no near-ties that change an answer. Compiling is left out (it takes minutes), and the KV cache is
-    given a size, because vLLM would ask for nearly all of the machine's memory.
+    are no near-ties that change an answer; packed weights are computed in the 16 bits they were made for.
+    Compiling is left out (it takes minutes), and the KV cache is given a size, because vLLM would ask for
+    nearly all of the machine's memory.
     """
-    wide = 4 * parameters <= _memory() / 2
+    wide = config.quantization is None and 4 * parameters <= _memory() / 2
     context = min(config.context_length, CPU_CONTEXT)
     token = 2 * config.layers * config.kv_heads * config.head_dim * (4 if wide else 2)
     cache = max(1, math.ceil(CPU_CONVERSATIONS * context * token / 2**30))
