@@ -132,6 +132,9 @@ stop: setup ## stop every server that was started with --detach
 health: setup ## the seven rungs against URL=…
 	$(PORTSIDE) health $(URL) $(if $(MODEL),--checkpoint $(MODEL)) $(template_option) $(ARGS)
 
+install-%: setup ## an environment of its own for an engine: make install-vllm
+	$(PORTSIDE) engines install $* $(ARGS)
+
 engines: setup ## which engines are installed, where, which version
 	$(PORTSIDE) engines
 
