@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.base import print_json
+from commands.base import local_model, print_json
 from commands.keys import KEY_VARIABLE, key_from_file, key_from_variable
 from commands.servers import start_detached, warn_of_strangers
 from errors import EngineFailed, PortsideError
@@ -89,8 +89,8 @@ def _member(found: FleetFile, spec: ServerSpec, before: list[Member]) -> Member:
     from deploy.memory import memory_need
     from deploy.ports import require_bindable
 
-    request = _request(spec)
     try:
+        request = _request(spec)
         plan = _plan(request, spec.env)
         with _environment(spec.env):
             need = memory_need(plan, spec.memory)
@@ -123,7 +123,7 @@ def _request(spec: ServerSpec) -> ServeRequest:
 
     return ServeRequest(
         engine=spec.engine,
-        model=spec.model,
+        model=local_model(spec.model),
         source=spec.template,
         gguf_type=spec.type,
         host=spec.host,

@@ -14,19 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from checkpoint.hub import parse_reference
 from deploy.engines.base import DEFAULT_HOST, DEFAULT_PORT
+from deploy.engines.configured import KEYS
 from errors import BadInput
 
 __all__ = ["ENGINE_VARIABLES", "EXAMPLE", "FleetFile", "ServerSpec", "read_fleet_file"]
 
 EXAMPLE = Path(__file__).with_name("portside.example.toml")
-ENGINE_VARIABLES = {
-    "vllm": "PORTSIDE_VLLM",
-    "lmdeploy": "PORTSIDE_LMDEPLOY",
-    "ollama": "PORTSIDE_OLLAMA",
-    "llama_server": "PORTSIDE_LLAMA_SERVER",
-    "llama_cpp_python": "PORTSIDE_LLAMA_CPP_PYTHON",
-}
+ENGINE_VARIABLES = {key: f"PORTSIDE_{key.upper()}" for key in KEYS}
 """Keys of `[engines]`, and the variables that say the same."""
 
 _ENGINES = ("llamacpp", "vllm", "lmdeploy", "ollama")
@@ -61,7 +57,7 @@ _TABLES = {
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """One server as the file has it; paths are absolute, sizes in bytes."""
+    """One server as the file has it; paths are absolute (`hf:…` stays as it is), sizes in bytes."""
 
     name: str
     engine: str
@@ -155,9 +151,10 @@ class _Reader:
                 self.refuse(where, None, f"has no `{key}`", f"Add a line `{key} = …`.")
         if "api_key_file" in table and "api_key_env" in table:
             self.refuse(where, "api_key_env", "has two API keys", "Keep `api_key_file` or `api_key_env`.")
-        for key in ("model", "api_key_file"):
-            if key in found:
-                found[key] = self.place(found[key])
+        if "api_key_file" in found:
+            found["api_key_file"] = self.place(found["api_key_file"])
+        model = found["model"]
+        found["model"] = self.place(model) if parse_reference(model) is None else Path(model)
         if "template" in found:
             found["template"] = self.source(found["template"])
         return ServerSpec(name=name, **found)

@@ -132,7 +132,7 @@ def _cache(plan: ServePlan) -> float:
         _CACHE_BYTES.get(_flag(plan.argv, f"--cache-type-{name}", f"-ct{name}") or "f16", 2.0)
         for name in "kv"
     )
-    context = _flag(plan.argv, "--ctx-size", "-c") or "0"
+    context = _flag(plan.argv, "--ctx-size", "-c", "--n_ctx") or "0"
     tokens = int(context) if context.isdigit() else 0
     if plan.checkpoint is not None:
         config = plan.checkpoint.config

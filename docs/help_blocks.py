@@ -1,4 +1,4 @@
-"""Keep the `--help` texts in the documents true.
+"""Keep the `--help` texts, and the example that `portside up` prints, in the documents true.
 
 A document holds a line `<!-- portside VERB --help -->` followed by a fenced block; this script runs the
 command and rewrites the block. With `--check` it writes nothing and fails if a block is out of date.
@@ -16,20 +16,22 @@ from cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"(?P<head><!-- portside (?P<words>[a-z ]*)--help -->\n```text\n)(?P<body>.*?)(?P<tail>```\n)", re.DOTALL
+    r"(?P<head><!-- portside (?P<words>[a-z ]*--(?:help|example)) -->\n```[a-z]+\n)"
+    r"(?P<body>.*?)(?P<tail>```\n)",
+    re.DOTALL,
 )
 
 
-def help_text(words: list[str]) -> str:
-    """Return what `portside WORDS --help` prints on a terminal 100 columns wide."""
-    return CliRunner().invoke(main, [*words, "--help"], prog_name="portside", terminal_width=100).output
+def printed(words: list[str]) -> str:
+    """Return what `portside WORDS` prints on a terminal 100 columns wide."""
+    return CliRunner().invoke(main, words, prog_name="portside", terminal_width=100).output
 
 
 def refreshed(text: str) -> str:
     """Return `text` with every help block as the command prints it today."""
 
     def block(match: re.Match[str]) -> str:
-        return match["head"] + help_text(match["words"].split()) + match["tail"]
+        return match["head"] + printed(match["words"].split()) + match["tail"]
 
     return BLOCK.sub(block, text)
 
@@ -44,7 +46,9 @@ def run(check: bool) -> int:
             if not check:
                 path.write_text(new, encoding="utf-8")
     for path in stale:
-        print(f"{path}: help text {'is out of date; run make format' if check else 'brought up to date'}")
+        print(
+            f"{path}: a printed text {'is out of date; run make format' if check else 'brought up to date'}"
+        )
     return 1 if check and stale else 0
 
 

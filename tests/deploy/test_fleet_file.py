@@ -78,7 +78,7 @@ def test_models_of_one_ollama_share_its_port(tmp_path: Path) -> None:
         ("", "has no servers"),
         ('servers = "a"\n', r"line 1: `servers` must be a table"),
         ("[server.a]\n", r"nobody knows: `server`.* Did you mean `servers`"),
-        (MINIMAL + 'modle = "x"\n', r"line 4: \[servers.a\] has a key that nobody knows: `modle`.*`model`"),
+        (MINIMAL + "ports = 1\n", r"line 4: \[servers.a\] has a key that nobody knows: `ports`.*`port`"),
         (MINIMAL + 'api_key = "x"\n', r"line 4: .* holds an API key.*api_key_file"),
         ('[servers.a]\nmodel = "m"\n', r"line 1: \[servers.a\] has no `engine`"),
         ('\n["servers"."a b"]\nengine = "vllm"\n', r"line 2: \[servers.a b\] has no `model`"),

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from click.testing import CliRunner
@@ -267,11 +267,22 @@ def test_the_metrics_are_prometheus_own_format(server: Scripted, client: Client)
     assert ("portside_health_rung_ok", "prompt") not in found, "it was not judged"
 
 
+def after_the_first_look(server: Scripted, act: Callable[[], None]) -> None:
+    """Do something in the time between the first look, which is told, and the third."""
+
+    def wait() -> None:
+        while server.asked.count("/v1/models") < 2:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_the_command_tells_changes_and_ends_with_the_state(server: Scripted) -> None:
     def fall() -> None:
         server.get["/health"] = 503, {}
 
-    threading.Timer(0.4, fall).start()
+    after_the_first_look(server, fall)
     flags = ["--watch", "--interval", "0.1", "--fail-after", "2"]
     done = CliRunner().invoke(main, ["health", server.url, *flags, "--json"])
     assert done.exit_code == 1
@@ -282,7 +293,7 @@ def test_the_command_tells_changes_and_ends_with_the_state(server: Scripted) -> 
 
 
 def test_ctrl_c_ends_a_watch_of_a_good_server_with_0(server: Scripted) -> None:
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    after_the_first_look(server, lambda: os.kill(os.getpid(), signal.SIGINT))
     done = CliRunner().invoke(main, ["health", server.url, "--watch", "--interval", "0.1"])
     assert done.exit_code == 0
     assert done.stdout.count(" up ") == 1
