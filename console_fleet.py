@@ -69,9 +69,10 @@ def _words(member: Member) -> str:
 
 
 def _table(members: Sequence[Member]) -> Table:
-    table = Table(
-        "name", "engine", "state", "url", "memory", "", box=None, pad_edge=False, header_style="dim"
-    )
+    table = Table("name", "engine", "state", box=None, pad_edge=False, header_style="dim")
+    for header in ("url", "memory"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis")
     for member in members:
         colour = _COLOURS.get(member.state, "cyan")
         table.add_row(

@@ -57,12 +57,12 @@ def up(file: Path, example: bool, dry_run: bool, detach: bool, as_json: bool) ->
         os.environ.setdefault(variable, path)
     view = console_fleet.FleetView(as_json=as_json)
     fleet = _fleet(found, view)
+    for member in fleet.members if dry_run or not detach else ():  # those in the background tell it
+        warn_of_strangers(member.plan)
     if dry_run:
         console_fleet.show_plans(fleet, as_json=as_json)
         return 0
     fleet.require_memory()
-    for member in fleet.members:
-        warn_of_strangers(member.plan)
     return _in_background(found, fleet, as_json) if detach else _in_foreground(fleet, view)
 
 

@@ -46,9 +46,7 @@ def run(check: bool) -> int:
             if not check:
                 path.write_text(new, encoding="utf-8")
     for path in stale:
-        print(
-            f"{path}: a printed text {'is out of date; run make format' if check else 'brought up to date'}"
-        )
+        print(f"{path}: {'out of date; run make format' if check else 'brought up to date'}")
     return 1 if check and stale else 0
 
 

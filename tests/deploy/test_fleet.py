@@ -178,8 +178,12 @@ def test_a_dry_run_shows_every_plan_and_what_it_needs(
     assert two["env"] == {"LLAMA_API_KEY": "***", "GGML_X": "1"}
     assert two["memory"]["bytes"] == sum(two["memory"][part] for part in ("weights", "kv_cache", "engine"))
     assert "hush" not in done.output
-    shown = CliRunner().invoke(main, ["up", str(file), "--dry-run"]).stdout
-    assert "of RAM needed" in shown
+    file.write_text(file.read_text() + 'host = "0.0.0.0"\n')
+    shown = CliRunner().invoke(main, ["up", str(file), "--dry-run"])
+    assert "of RAM needed" in shown.stdout
+    assert "Anyone who reaches 0.0.0.0" not in shown.stderr, "it has a key"
+    file.write_text(file.read_text().replace("api_key_env = ", 'memory = "1 GiB" # '))
+    assert "Anyone who reaches 0.0.0.0" in CliRunner().invoke(main, ["up", str(file), "--dry-run"]).stderr
     assert not (tmp_path / "cache" / "gguf").exists(), "nothing is made"
 
 

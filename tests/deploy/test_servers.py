@@ -66,6 +66,13 @@ def test_a_server_that_gives_up_is_shown_and_forgotten() -> None:
     assert not server.directory.exists()
 
 
+def test_an_error_that_is_told_before_the_end_is_awaited() -> None:
+    code = "import sys, time; print('{\"error\": {}}', flush=True); time.sleep(0.3); sys.exit(4)"
+    server, exit_code = start(code)
+    assert exit_code == 4
+    assert not server.directory.exists()
+
+
 def test_a_restart_is_told_until_it_serves_again() -> None:
     server, _ = start(READY)
     with (server.directory / "report").open("a") as report:
