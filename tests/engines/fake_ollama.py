@@ -362,6 +362,7 @@ def main() -> None:
         sys.exit(f'Error: unknown command {sys.argv[1:]} for "ollama"')
     host, _, port = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").rpartition(":")
     Handler.library = library = Library(Path(os.environ["OLLAMA_MODELS"]) / "blobs")
+    ThreadingHTTPServer.request_queue_size = 128  # as many clients at once as a real server lets wait
     server = ThreadingHTTPServer((host, int(port)), Handler)
     server.daemon_threads = True
 

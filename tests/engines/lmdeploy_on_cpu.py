@@ -38,8 +38,8 @@ class Instance:
     ) -> AsyncIterator[Any]:
         from lmdeploy.messages import EngineOutput, ResponseType
 
-        if fault() == "stuck":
-            await asyncio.sleep(3600)
+        while fault() == "stuck":  # not for good: LMDeploy tells an engine that makes no progress
+            await asyncio.sleep(0.1)
         if fault() == "dead":
             yield EngineOutput(ResponseType.INTERNAL_ENGINE_ERROR, [])
             return

@@ -9,6 +9,7 @@ server of its own, or the reason why it `Cannot` happen.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -103,11 +104,21 @@ def asleep(sleep: str, wake: str) -> Make:
         with httpx.Client(base_url=running.url, headers=headers, trust_env=False, timeout=30) as client:
             client.post(sleep, json={}).raise_for_status()
             try:
+                _wait(client, asleep=True)
                 yield running.url
             finally:
                 client.post(wake, json={}).raise_for_status()
+                _wait(client, asleep=False)
 
     return make
+
+
+def _wait(client: httpx.Client, *, asleep: bool) -> None:
+    """LMDeploy looks every few seconds how its engine is; vLLM's /health says nothing of it."""
+    deadline = time.monotonic() + 30
+    while (text := client.get("/health").text) and ("sleeping" in text) is not asleep:
+        assert time.monotonic() < deadline, text
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Servers for tests and benchmarks: each engine as `portside serve` runs it, and ways to make it fail.
 
     llamacpp   the embedded llama.cpp
-    ollama     `fake_ollama`: its REST protocol, Go's text/template and llama.cpp; Ollama itself is not to be had
+    ollama     `fake_ollama`: its REST protocol, Go's text/template and llama.cpp
     lmdeploy   LMDeploy's own API server over transformers (`lmdeploy_on_cpu`), out of PORTSIDE_TEST_LMDEPLOY
     vllm       vLLM's build for CPUs, out of PORTSIDE_VLLM
 
@@ -124,7 +124,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def meddling(url: str, **fields: Any) -> Iterator[str]:
-    """Return the URL of a proxy that adds `fields` to every chat request on its way to the server at `url`."""
+    """Run a proxy that adds `fields` to every chat request on its way to the server; return its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -24,6 +24,7 @@ from deploy.ports import free_port, is_open
 from errors import CheckFailed
 from tests.deploy.pains import ALPACA, renamed_turn_end, variant
 from tests.deploy.serving import Recorder
+from tests.engines.running import environment_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,16 +35,10 @@ pytestmark = pytest.mark.engines
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache, a store of models and an `ollama` of this module's own."""
     root = tmp_path_factory.mktemp("ollama")
-    program = root / "bin" / "ollama"
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.engines.fake_ollama "$@"\n'
-    )
-    program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PORTSIDE_CACHE", str(root / "cache"))
-        patch.setenv("OLLAMA_MODELS", str(root / "models"))
-        patch.setenv("PORTSIDE_OLLAMA", str(program))
+        for name, value in environment_of("ollama", root).items():
+            patch.setenv(name, value)
         patch.delenv("OLLAMA_HOST", raising=False)
         patch.delenv("FAKE_OLLAMA", raising=False)
         yield

@@ -1,6 +1,6 @@
 """The real vLLM on the real sample, in an environment of its own that PORTSIDE_VLLM names.
 
-A server takes 40 seconds to come up on a CPU, so each test asks its server everything it can be asked.
+A server takes 40 seconds to come up on a CPU: what needs none of its own is in test_matrix and test_clients.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from chat_templates import load_source
-from checkpoint import Checkpoint
 from deploy import HealthReport, ServeRequest, check_health, plan_serving, serve_in_foreground
-from deploy.chat import Chat
 from deploy.leash import descendants
 from errors import CheckFailed, EngineFailed
 from tests.deploy.pains import ALPACA, LLAMA3, VICUNA, renamed_turn_end, variant
-from tests.deploy.serving import Recorder, port_of, serve
+from tests.deploy.serving import Recorder, serve
+from tests.e2e.story import merged, training_run
+from tests.engines.running import Running, meddling
 
 pytestmark = [
     pytest.mark.engines,
@@ -45,43 +44,31 @@ def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.stopping.BUDGET", 96)
 
 
-def test_the_sample_is_healthy_chats_and_is_compared(sample: Path, tmp_path: Path) -> None:
-    right = Checkpoint.open(sample)
-    (tmp_path / "alpaca.jinja").write_text(ALPACA)
-    replies: list[str] = []
-    reports: list[HealthReport] = []
-
-    def talk(pid: int) -> None:
-        url = f"http://127.0.0.1:{port_of(pid)}"
-        chat = Chat(url + "/v1", api_key="secret", temperature=0, max_tokens=40)
-        replies.extend("".join(chat.say(text)) for text in ("Hi!", "Thank you!"))
-        assert "wants an API key" in check_health(url)["models"].detail
-        alpaca = load_source(str(tmp_path / "alpaca.jinja"), right)
-        reports.append(check_health(url, checkpoint=right, source=alpaca, api_key="secret"))
-
-    view = Recorder(talk)
-    serve("vllm", sample, view)
-    assert view.report is not None
-    assert [rung.ok for rung in view.report.rungs] == [True] * 7, view.report.as_json()
-    assert all(replies)
-    assert reports[0]["prompt"].ok is False
-    assert [rung.name for rung in reports[0].rungs if rung.ok is False] == ["prompt"]
-
-
-@pytest.mark.parametrize("template", [ALPACA, VICUNA, LLAMA3], ids=["alpaca", "vicuna", "llama3"])
-def test_a_wrong_template_fails_at_stop(sample: Path, tmp_path: Path, template: str) -> None:
-    model = variant(sample, tmp_path / "wrong", template=template)
+@pytest.mark.usefixtures("few_tokens")
+def test_a_wrong_template_fails_at_stop(sample: Path, tmp_path: Path) -> None:
+    model = variant(sample, tmp_path / "wrong", template=ALPACA)
     view = Recorder()
     with pytest.raises(CheckFailed, match="never stops"):
         serve("vllm", model, view, as_is=True)
     assert [rung.name for rung in view.rungs.values() if rung.ok is False] == ["stop"]
 
 
-def test_a_family_repairs_a_wrong_template_and_workers_never_survive(sample: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_tokens")
+@pytest.mark.parametrize("running", ["vllm"], indirect=True, scope="session")
+@pytest.mark.parametrize("template", [VICUNA, LLAMA3], ids=["vicuna", "llama3"])
+def test_other_wrong_templates_fail_at_stop(running: Running, template: str) -> None:
+    with meddling(running.url, chat_template=template) as url:
+        report = check_health(url, api_key=running.key)
+    assert [rung.name for rung in report.rungs if rung.ok is False] == ["stop"]
+    assert "never stops" in report["stop"].detail
+
+
+def test_a_training_run_repairs_a_wrong_template_and_workers_never_survive(
+    sample: Path, tmp_path: Path
+) -> None:
     """When vLLM's API server is killed its engine core and workers live on; the leash ends them."""
-    model = variant(sample, tmp_path / "wrong", template=ALPACA)
-    request = ServeRequest("vllm", model, source="family:smollm2", port=0)
-    plan = plan_serving(request, execute=True)
+    model, source = merged(sample, tmp_path / "merged"), training_run(tmp_path / "run")
+    plan = plan_serving(ServeRequest("vllm", model, source=source, port=0), execute=True)
     below: set[int] = set()
 
     class Killer(Recorder):
@@ -93,7 +80,7 @@ def test_a_family_repairs_a_wrong_template_and_workers_never_survive(sample: Pat
     with pytest.raises(EngineFailed, match="killed from outside"):
         serve_in_foreground(plan, view)
     assert view.report is not None
-    assert view.report.ok, view.report.as_json()
+    assert [rung.ok for rung in view.report.rungs] == [True] * 7, view.report.as_json()
     assert below, "vLLM has workers"
     assert not below & descendants(os.getpid())
     assert not [pid for pid in below if Path(f"/proc/{pid}/cmdline").exists() and _alive(pid)]
@@ -108,10 +95,24 @@ def test_a_turn_end_that_no_file_names(sample: Path, tmp_path: Path) -> None:
 
 
 def test_a_turn_end_that_no_file_names_is_repaired(sample: Path, tmp_path: Path) -> None:
-    view = Recorder()
-    serve("vllm", renamed_turn_end(sample, tmp_path / "renamed"), view)
+    """Then its engine core dies under a living API server: the server is not healthy any more, or gone."""
+    plan = plan_serving(
+        ServeRequest("vllm", renamed_turn_end(sample, tmp_path / "renamed"), port=0), execute=True
+    )
+    after: list[HealthReport] = []
+
+    class Killer(Recorder):
+        def ready(self) -> None:
+            for pid in descendants(self.pid):
+                os.kill(pid, signal.SIGKILL)
+            after.append(check_health(plan.url))
+
+    view = Killer()
+    with pytest.raises(EngineFailed, match="ended while it was serving"):
+        serve_in_foreground(plan, view)
     assert view.report is not None
     assert view.report.ok, view.report.as_json()
+    assert not after[0].ok, after[0].as_json()
 
 
 def test_a_flag_that_vllm_does_not_know(sample: Path) -> None:
