@@ -211,7 +211,10 @@ def show_serve_plan(plan: ServePlan, *, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(plan.as_json()))
         return
-    out.print(_facts(plan.rows()))
+    rows = plan.rows()
+    width = max(map(len, rows))
+    for key, value in rows.items():  # in one line each, so that the command can be copied
+        out.print(f"[dim]{key:<{width}}[/]  {escape(value)}", soft_wrap=True)
 
 
 def show_rung(rung: Rung, console: Console = out) -> None:
