@@ -19,6 +19,7 @@ from chat_templates.dialects import DIALECTS, Dialect, DialectFacts, DialectRefu
 from chat_templates.sources.source import TemplateSource
 from chat_templates.stops import Stops, analyse_stops
 from chat_templates.suite import SuiteClass, measured_suite
+from chat_templates.token_ids import IdsResult, TokenIds
 from checkpoint import Checkpoint
 from errors import TemplateError, UsageError
 
@@ -99,6 +100,8 @@ class DialectProof:
     refusal: str | None
     """Why the dialect cannot say the template at all."""
     classes: Mapping[str, ClassResult]
+    ids: IdsResult | None = None
+    """Whether the prompts that are equal as text are so as token ids; None without a tokenizer."""
 
     @property
     def ok(self) -> bool:
@@ -140,6 +143,7 @@ class Proof:
                     "ok": dialect.ok,
                     "refusal": dialect.refusal,
                     "classes": {c: result.as_json() for c, result in dialect.classes.items()},
+                    "ids": None if dialect.ids is None else dialect.ids.as_json(),
                     "file": str(written[name]) if name in written else None,
                 }
                 for name, dialect in self.dialects.items()
@@ -169,10 +173,12 @@ def prove(
     # One moment for all, lest midnight come between two prompts.
     dated = replace(source, now=source.now or datetime.datetime.now())
     suite = measured_suite(dated)
+    ids = TokenIds(checkpoint.tokenizer) if checkpoint is not None else None
     proofs = {}
     for name in dialects:
         facts = facts_of(dated, checkpoint, gguf=DIALECTS[name].reads == "gguf")
-        proofs[name] = _prove_dialect(DIALECTS[name], source, stops, facts, suite, every_case)
+        proved = _prove_dialect(DIALECTS[name], source, stops, facts, suite, every_case)
+        proofs[name] = proved if ids is None else _with_ids(name, proved, facts, ids)
     return Proof(source, stops, proofs)
 
 
@@ -211,6 +217,21 @@ def _prove_dialect(
     results = {c.name: _prove_class(dialect, text, facts, c, every_case) for c in suite}
     limits = known_limits(dialect.name, source.form, facts)
     return DialectProof(text, None, {name: _explained(r, limits.get(name)) for name, r in results.items()})
+
+
+def _with_ids(name: str, proof: DialectProof, facts: DialectFacts, ids: TokenIds) -> DialectProof:
+    """Compare what is exact as text as token ids too; where they differ, a class is refused."""
+    classes, results = dict(proof.classes), []
+    for kind, result in proof.classes.items():
+        if result.status != "exact":
+            continue
+        found = ids.compared(name, facts, [(c.case.name, c.expected) for c in result.compared])
+        results.append(found)
+        if found.status == "differs":
+            classes[kind] = replace(result, status="refused", reason=found.reason)
+    if not results:
+        return proof
+    return replace(proof, classes=classes, ids=IdsResult.of_all(results))
 
 
 def _without_text(suite_class: SuiteClass, reason: str) -> ClassResult:

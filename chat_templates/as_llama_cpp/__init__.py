@@ -1,6 +1,7 @@
 """How llama.cpp's server makes a prompt of a chat template and a conversation.
 
-    values      texts, lists and objects, and their filters
+    values      texts, lists and objects
+    filters     their filters and methods
     language    its own Jinja, said with Python's
     abilities   how it finds out what a template can read
     thoughts    how it finds out how a template writes thoughts

@@ -13,18 +13,8 @@ import jinja2.nodes
 import jinja2.sandbox
 import jinja2.visitor
 
-from .values import (
-    Undefined,
-    Unpredictable,
-    WatchedList,
-    character,
-    filters,
-    is_in,
-    joined,
-    method,
-    note,
-    shown,
-)
+from .filters import character, filters, method
+from .values import Undefined, Unpredictable, WatchedList, is_in, joined, note, shown
 
 __all__ = ["make_environment"]
 

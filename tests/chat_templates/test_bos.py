@@ -30,3 +30,32 @@ def test_a_gguf_of_ours_has_exactly_the_bos_of_training(
     proof = prove(load_source("checkpoint", checkpoint), checkpoint, ("jinja", "ollama"))
     assert proof.dialects["jinja"].ok
     assert proof.dialects["ollama"].ok, proof.dialects["ollama"].classes["chat"].reason
+
+
+def test_a_tokenizer_that_ends_prompts_by_itself_is_found_out(make_checkpoint: Callable[..., Path]) -> None:
+    """Its post-processor puts EOS behind every text, which LMDeploy feeds; the text does not show it."""
+    path = make_checkpoint()
+    token = {"SpecialToken": {"id": BOS, "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    number = Checkpoint.open(path).tokenizer.id_of(BOS)
+    special = {BOS: {"id": BOS, "ids": [number], "tokens": [BOS]}}
+    ends = {
+        "type": "TemplateProcessing",
+        "single": [text, token],
+        "pair": [text, text],
+        "special_tokens": special,
+    }
+    edit_json(path / "tokenizer.json", post_processor=ends)
+    checkpoint = Checkpoint.open(path)
+
+    proof = prove(load_source("family:smollm2", checkpoint), checkpoint)
+    lmdeploy, ollama = proof.dialects["lmdeploy"], proof.dialects["ollama"]
+    assert not lmdeploy.ok
+    assert lmdeploy.ids is not None
+    assert lmdeploy.ids.status == "differs"
+    assert f"training has nothing, the engine feeds {number} {BOS!r}" in (
+        lmdeploy.classes["chat"].reason or ""
+    )
+    assert ollama.ok
+    assert ollama.ids is not None
+    assert ollama.ids.as_json() == {"status": "exact", "cases": ollama.ids.cases, "reason": None}

@@ -40,12 +40,12 @@ def test_every_family_is_exact_in_jinja_and_for_chats_in_ollama(name: str) -> No
     assert proof.dialects["ollama"].ok, proof.dialects["ollama"]
 
 
-def test_the_sample_is_exact_in_all_three(sample: Path) -> None:
+def test_the_sample_is_exact_in_all_dialects(sample: Path) -> None:
     checkpoint = Checkpoint.open(sample)
     proof = prove(load_source("checkpoint", checkpoint), checkpoint)
     assert proof.ok
     assert {name: d.classes["unicode"].status for name, d in proof.dialects.items()} == dict.fromkeys(
-        ("jinja", "ollama", "lmdeploy"), "exact"
+        ("jinja", "gguf", "ollama", "lmdeploy"), "exact"
     )
 
 
@@ -135,7 +135,7 @@ def test_the_first_difference_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_dialect_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="jinja, ollama, lmdeploy"):
+    with pytest.raises(UsageError, match="jinja, gguf, ollama, lmdeploy"):
         prove(load_source("family:chatml", None), None, ("vllm",))
 
 
