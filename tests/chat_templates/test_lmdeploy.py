@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chat_templates import DIALECTS, facts_of
+from chat_templates.conversations import Case, cases_of
 from chat_templates.dialects.base import DialectFacts, DialectRefused
 from chat_templates.dialects.lmdeploy import LmdeployDialect, limits
+from chat_templates.sources import source_of_jinja
 from chat_templates.sources.source import TemplateSource
 from chat_templates.stops import Stops
 from chat_templates.template import ChatTemplate, Markup, Thinking
 from errors import TemplateError
+from tests.chat_templates.corpus import templates
 from tests.chat_templates.lmdeploy_oracle.oracle import lmdeploy_render
 
 DIALECT = LmdeployDialect()
@@ -203,3 +209,51 @@ def test_bad_input(text: str, messages: list[Any], why: str) -> None:
 def test_a_list_of_parts_means_its_first() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     assert DIALECT.render("{}", [{"role": "user", "content": parts}], NO_BOS) == "one"
+
+
+@pytest.mark.engines
+def test_no_other_json_would_say_what_is_refused() -> None:
+    """For every template refused for plain chats, other places of its texts among the fields are tried."""
+    found = []
+    for name, jinja in templates().items():
+        try:
+            source = source_of_jinja(name, "a public template", jinja, ("<s>", "</s>"), name)
+        except TemplateError:
+            continue
+        form, facts = source.form, facts_of(source, None)
+        if form is None or "chat" not in limits(form, facts):
+            continue
+        cases = [(case, source.render(case.messages)) for case in cases_of("chat") if _accepts(source, case)]
+        if any(_says(text, cases, facts) for text in _other_fields(form)):
+            found.append(name)
+    assert not found
+
+
+def _accepts(source: TemplateSource, case: Case) -> bool:
+    try:
+        return bool(source.render(case.messages))
+    except TemplateError:
+        return False
+
+
+def _says(text: str, cases: list[tuple[Case, str]], facts: DialectFacts) -> bool:
+    return bool(cases) and all(
+        DIALECTS["lmdeploy"].render(text, case.messages, facts) == truth for case, truth in cases
+    )
+
+
+def _other_fields(form: ChatTemplate) -> Iterator[str]:
+    prefix, suffix = (form.system.prefix, form.system.suffix) if form.system else ("", "")
+    asked = form.user.prefix
+    places = (
+        {form.bos, form.bos + prefix, form.bos + form.missing_system, form.bos + asked + prefix},
+        {"", form.missing_system, form.default_system or ""},
+        {"", suffix},
+        {"", asked, form.separator + asked, asked + form.last_question},
+        {form.generation_prompt, form.assistant.prefix},
+        {"", form.separator, form.separator + asked},
+    )
+    names = ("system", "meta_instruction", "eosys", "user", "assistant", "separator")
+    for texts in itertools.product(*places):
+        fields = dict(zip(names, texts, strict=True))
+        yield json.dumps({**fields, "eoh": form.user.suffix, "eoa": form.assistant.suffix})
