@@ -45,6 +45,41 @@ def test_the_template_still_renders_after_the_grammar(sample: Path) -> None:
     ) == source.render(messages)
 
 
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("smollm2", ["Every version of Ollama renders prompts with the TEMPLATE below"]),
+        ("qwen3-thinking", ["Every version of Ollama"]),
+    ],
+)
+def test_the_comments_say_which_template_ollama_uses(sample: Path, family: str, words: list[str]) -> None:
+    checkpoint = Checkpoint.open(sample)
+    source = load_source(f"family:{family}", checkpoint)
+    proof = prove(source, checkpoint, ["gguf", "ollama"])
+    made = modelfile_for(checkpoint, source, analyse_stops(source, checkpoint), proof, "./x.gguf")
+    comments = [line for line in write(made).splitlines() if line.startswith("# ")]
+    said = " ".join(comments).replace("# ", "")
+    for text in (*words, "proven exact for: chat"):
+        assert text in said
+    assert parse(write(made)) == made
+
+
+def test_the_comments_say_when_the_gguf_has_more(sample: Path) -> None:
+    """A Jinja with tools that the Go template cannot say: Ollama 0.30 takes the GGUF's."""
+    checkpoint = Checkpoint.open(sample)
+    source = load_source("family:smollm2", checkpoint)
+    proof = prove(source, checkpoint, ["gguf", "ollama"])
+    gguf = replace(proof.dialects["gguf"], text="{% if tools %}{% endif %}")
+    proof = replace(proof, dialects={**proof.dialects, "gguf": gguf})
+    made = modelfile_for(checkpoint, source, analyse_stops(source, checkpoint), proof, "./x.gguf")
+    assert len(made.notes) == 2
+    assert "Ollama before 0.30" in made.notes[0]
+    assert "NOT exact for: repeated" in made.notes[0]
+    assert (
+        "because it mentions tools and the TEMPLATE does not. It is proven exact for: chat" in made.notes[1]
+    )
+
+
 def test_a_refused_template_is_an_error_with_its_reason(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
