@@ -32,7 +32,7 @@ pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: fetch merge stop inspect help setup demo test test-engines check format docs sample modelfile templates build health engines clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
 	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
@@ -138,6 +138,12 @@ health: setup ## the seven rungs against URL=…
 
 install-%: setup ## an environment of its own for an engine: make install-vllm
 	$(PORTSIDE) engines install $* $(ARGS)
+
+compare: setup ## which quantization of MODEL is good enough
+	$(need_model)$(PORTSIDE) compare $(MODEL) $(template_option) $(ARGS)
+
+bench: setup ## how fast the server at URL=… answers
+	$(PORTSIDE) bench $(URL) $(ARGS)
 
 engines: setup ## which engines are installed, where, which version
 	$(PORTSIDE) engines

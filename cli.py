@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from commands import engines, health, hub, merging, models, quantize, servers, up
+from commands import compare, engines, health, hub, merging, models, quantize, servers, up
 from commands.base import Group
 
 __all__ = ["main"]
 
-ROAD = (models, hub, merging, quantize, engines, servers, health, up)
+ROAD = (models, hub, merging, quantize, engines, servers, health, up, compare)
 """The modules in the order in which their verbs are listed."""
 
 
