@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from commands import compare, engines, health, hub, merging, models, quantize, servers, up
+from commands import bench, compare, engines, health, hub, merging, models, quantize, servers, up
 from commands.base import Group
 
 __all__ = ["main"]
 
-ROAD = (models, hub, merging, quantize, engines, servers, health, up, compare)
+ROAD = (models, hub, merging, quantize, engines, servers, health, up, bench, compare)
 """The modules in the order in which their verbs are listed."""
 
 
