@@ -9,6 +9,8 @@ import pytest
 from chat_templates import load_source
 from checkpoint import Checkpoint
 from deploy import check_health
+from deploy.client import Client, identify
+from deploy.traffic import read_traffic
 from tests.deploy.pains import ALPACA
 from tests.engines.matrix import FAILURES, MATRIX, Cannot, Fault, Shown, as_markdown
 from tests.engines.running import ENGINES, KEY, Running
@@ -34,6 +36,21 @@ def test_the_sample_is_healthy(running: Running, sample: Path) -> None:
         assert "wants an API key" in check_health(running.url)["models"].detail
         command = Path(f"/proc/{running.pid}/cmdline").read_text()
         assert KEY not in command.split("\0")
+
+
+@pytest.mark.engines
+def test_an_engine_tells_of_its_work(running: Running) -> None:
+    """`health --watch` takes a server for busy, not for dead, by what it tells."""
+    with Client(running.url, api_key=running.key) as client:
+        kind = identify(client.get("/v1/models"))
+        before = read_traffic(client, kind)
+        body = {"model": running.model, "messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 4}
+        assert client.post("/v1/chat/completions", body, timeout=120).ok
+        after = read_traffic(client, kind)
+    assert before.source is not None
+    assert after.running in (0, None)
+    assert after.moved_since(before), (before, after)
+    assert not after.restarted_since(before)
 
 
 CASES = [
