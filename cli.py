@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from commands import bench, compare, engines, health, hub, merging, models, quantize, servers, up
+from commands import bench, compare, engines, health, hub, merging, models, quantize, servers, up, webui
 from commands.base import Group
 
 __all__ = ["main"]
 
-ROAD = (models, hub, merging, quantize, engines, servers, health, up, bench, compare)
+ROAD = (models, hub, merging, quantize, engines, servers, health, up, bench, compare, webui)
 """The modules in the order in which their verbs are listed."""
 
 

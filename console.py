@@ -105,6 +105,10 @@ def _facts(rows: Mapping[str, str]) -> Table:
     return grid
 
 
+def show_facts(rows: Mapping[str, str]) -> None:
+    out.print(_facts(rows))
+
+
 def show_warnings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.severity != "info":
@@ -236,6 +240,10 @@ def _show_verdict(report: HealthReport, console: Console) -> None:
     console.print(f"[bold {colour}]health {passed}/{len(report.rungs)}[/]")
 
 
+def show_waiting(seconds: float, last_line: str) -> None:
+    err.print(f"[dim]  still loading after {seconds:.0f} s  {escape(last_line[:80])}[/]", soft_wrap=True)
+
+
 class ServeView:
     """Tells a person, or with `as_json` a script, how a server comes up; deploy calls it."""
 
@@ -252,7 +260,7 @@ class ServeView:
             self.console.print(f"Starting {self.plan.engine} on {self.plan.url} {log}")
 
     def waiting(self, seconds: float, last_line: str) -> None:
-        err.print(f"[dim]  still loading after {seconds:.0f} s  {escape(last_line[:80])}[/]", soft_wrap=True)
+        show_waiting(seconds, last_line)
 
     def rung(self, rung: Rung) -> None:
         show_rung(rung, self.console)

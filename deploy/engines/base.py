@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from checkpoint import Checkpoint
     from deploy.client import Client
 
-__all__ = ["Artifact", "Engine", "EngineFound", "Progress", "ServePlan", "ServeRequest", "Step", "log_path"]
+__all__ = [
+    "Artifact",
+    "Engine",
+    "EngineFound",
+    "Progress",
+    "ServePlan",
+    "ServeRequest",
+    "Step",
+    "log_path",
+    "masked",
+]
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -139,7 +149,7 @@ class ServePlan:
 
     def shown_env(self) -> dict[str, str]:
         """Return the environment with secrets masked."""
-        return {name: "***" if _SECRET.search(name) else value for name, value in self.env.items()}
+        return masked(self.env)
 
     def as_json(self) -> dict[str, Any]:
         artifact = self.artifact
@@ -211,6 +221,11 @@ class Engine(Protocol):
     def detect(self) -> tuple[EngineFound, ...]: ...
 
     def plan(self, request: ServeRequest) -> ServePlan: ...
+
+
+def masked(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` without what its names say is secret."""
+    return {name: "***" if _SECRET.search(name) else value for name, value in env.items()}
 
 
 def startup_budget(base: float, size: int) -> float:

@@ -17,7 +17,7 @@ from errors import UsageError
 __all__ = ["FILE", "KEYS", "configured_path"]
 
 FILE = "portside.toml"
-KEYS = ("vllm", "lmdeploy", "ollama", "llama_server", "llama_cpp_python")
+KEYS = ("vllm", "lmdeploy", "ollama", "llama_server", "llama_cpp_python", "open_webui")
 
 
 def configured_path(key: str, directory: Path | None = None) -> Path | None:
