@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_templates import prove
-from chat_templates.conversations import cases_of
+from chat_templates.conversations import Case, cases_of
 from chat_templates.dialects.base import DialectFacts
 from chat_templates.dialects.gotemplate import GoTemplate
 from chat_templates.dialects.jinja import write_jinja
@@ -144,9 +144,15 @@ def _compare(name: str, messages: Any, tools: Any, thinking: bool | None = None)
     return True
 
 
+def _tool_cases(name: str) -> list[Case]:
+    """Return the suite's cases; Llama refuses two calls in one turn."""
+    one_call = "Llama" in name
+    return [case for case in cases_of("tools") if not (one_call and case.name.startswith("two calls"))]
+
+
 @pytest.mark.parametrize("name", STYLES)
 def test_the_suite_is_exact(name: str) -> None:
-    assert all(_compare(name, case.messages, case.tools) for case in cases_of("tools"))
+    assert all(_compare(name, case.messages, case.tools) for case in _tool_cases(name))
     assert all(_compare(name, case.messages, None, case.thinking) for case in cases_of("thinking"))
     proof = prove(_source(name), None, ("jinja", "ollama"))
     assert {proof.dialects["ollama"].classes[kind].status for kind in ("chat", "tools")} == {"exact"}
@@ -243,7 +249,7 @@ def test_the_jinja_written_from_the_form_says_the_same(name: str) -> None:
     form = _source(name).form
     assert form is not None
     jinja = write_jinja(form)
-    for case in (*cases_of("tools"), *cases_of("thinking"), *cases_of("chat")):
+    for case in (*_tool_cases(name), *cases_of("thinking"), *cases_of("chat")):
         request = JinjaRequest(case.messages, tools=case.tools, variables={**switch(case.thinking)})
         assert shared_worker().render(jinja, request) == form.render(
             case.messages, tools=case.tools, thinking=case.thinking
