@@ -152,7 +152,7 @@ class Library:
         while (prompt := self.render(name, kept)) and self.count(prompt) >= self.context(name):
             oldest = next((i for i, m in enumerate(kept[:-1]) if m["role"] != "system"), None)
             if oldest is None:
-                return self.cut(prompt, self.context(name) // 2)
+                return self.cut(prompt, 256)  # Ollama keeps more, which says nothing more and takes a minute
             del kept[oldest]
         return prompt
 

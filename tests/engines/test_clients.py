@@ -27,6 +27,7 @@ OTHERWISE = {
     # serves one model, whatever it is called
     ("llamacpp", "wrong model"): "stop",
     ("ollama", "tools"): "HTTP 400",
+    ("lmdeploy", "tools"): "HTTP 400",
     # knows no keys
     ("ollama", "wrong key"): "stop",
     # cuts what does not fit, and tells nobody
