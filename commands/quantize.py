@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.base import MODEL, Result, verb
+from commands.base import MODEL, Result, local_model, verb
 
 __all__ = ["COMMANDS"]
 
@@ -62,7 +62,7 @@ def awq(model: Path, bits: str, dry_run: bool, **options: Any) -> Result:
     from console import err, human_bytes, print_line
     from deploy.quantize import plan_awq, run_awq
 
-    plan = plan_awq(model, bits=int(bits), **options)
+    plan = plan_awq(local_model(model), bits=int(bits), **options)
     if dry_run:
         command = " ".join(f"{name}={shlex.quote(value)}" for name, value in plan.env().items())
         return plan.as_json(), lambda: print_line(f"{command} {shlex.join(plan.argv())}"), 0
