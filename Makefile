@@ -24,18 +24,20 @@ LLAMA_CPP = $(call keyed,llama-cpp-python)
 LMDEPLOY  = $(call keyed,lmdeploy)
 WEBUI     = $(call keyed,open-webui)
 BROWSER   = $(call keyed,browser)
+CLUSTER   = $(call keyed,cluster)
 
 # What the tests against real engines find them by.
 oracles   = PORTSIDE_VLLM=$(VLLM) PORTSIDE_TEST_LMDEPLOY=$(LMDEPLOY) PORTSIDE_TEST_TORCH_PYTHON=$(VLLM)/bin/python \
 	PORTSIDE_TEST_LLAMA_CPP_PYTHON=$(LLAMA_CPP)/bin/python PORTSIDE_TEST_LLAMA_CPP_SOURCE=$(LLAMA_CPP)/source \
-	PORTSIDE_TEST_OPEN_WEBUI=$(WEBUI) PORTSIDE_TEST_BROWSER_PYTHON=$(BROWSER)/bin/python
+	PORTSIDE_TEST_OPEN_WEBUI=$(WEBUI) PORTSIDE_TEST_BROWSER_PYTHON=$(BROWSER)/bin/python \
+	PORTSIDE_TEST_CLUSTER_PYTHON=$(CLUSTER)/bin/python
 
 # pip of an environment; its chatter is shown only when it fails.
 pip       = $(1)/bin/python -m pip --disable-pip-version-check
 quietly   = > $(1)/pip.log 2>&1 || { cat $(1)/pip.log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: chromium $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
+.PHONY: system-tools $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
 	@echo "usage: make TARGET [MODEL=checkpoint] [TEMPLATE=source] [OUT=directory] [URL=server] [ARGS='more options']"
@@ -55,7 +57,7 @@ demo: setup ## the whole road on a real model: sample, proof, GGUF, server, heal
 test: setup ## unit and integration tests with the embedded engine on a real model
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready $(WEBUI) $(BROWSER)/.ready chromium ## tests against the real vLLM, LMDeploy, llama.cpp's tools, Open WebUI, all public templates
+test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready $(WEBUI) $(BROWSER)/.ready $(CLUSTER)/.ready system-tools ## tests against the real vLLM, LMDeploy, llama.cpp's tools, Open WebUI, manifests, all public templates
 	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "" \
 		$(addprefix tests/chat_templates/,test_corpus_in_go.py test_probe.py test_llama_cpp_jinja.py)
 	$(oracles) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m engines --ignore tests/engines \
@@ -82,11 +84,19 @@ $(BROWSER)/.ready:
 	@$(call pip,$(BROWSER)) install --no-deps -r requirements/browser.txt $(call quietly,$(BROWSER))
 	@touch $@
 
-# A browser is the system's: it is installed where that is allowed, else the test that needs it is skipped.
-chromium:
-	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
-		{ echo "Installing Chromium for the test of Open WebUI …"; \
-		  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
+$(CLUSTER)/.ready:
+	@echo "Making the environment of the cluster tools in $(CLUSTER) (once, 0.5 GB) …"
+	@rm -rf $(CLUSTER) && mkdir -p $(CLUSTER) && $(PYTHON) -m venv $(CLUSTER)
+	@$(call pip,$(CLUSTER)) install --no-deps -r requirements/cluster.txt $(call quietly,$(CLUSTER))
+	@touch $@
+
+# A browser and docker-compose are the system's: they are installed where that is allowed, else the tests that need
+# them are skipped.
+system-tools:
+	@{ command -v chromium && command -v docker-compose; } >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ echo "Installing Chromium and docker-compose for the tests …"; \
+		  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			chromium docker-compose >/dev/null; }
 
 # llama.cpp is compiled once: its libraries go where llama-cpp-python looks for them, beside llama-server. pip must
 # not keep a llama-cpp-python without libraries for others: --no-cache-dir.

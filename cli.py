@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import click
 
-from commands import bench, compare, engines, health, hub, merging, models, quantize, servers, up, webui
+from commands import (
+    bench,
+    compare,
+    deployment,
+    engines,
+    health,
+    hub,
+    merging,
+    models,
+    quantize,
+    servers,
+    up,
+    webui,
+)
 from commands.base import Group
 
 __all__ = ["main"]
 
-ROAD = (models, hub, merging, quantize, engines, servers, health, up, bench, compare, webui)
+ROAD = (models, hub, merging, quantize, engines, servers, health, up, bench, compare, webui, deployment)
 """The modules in the order in which their verbs are listed."""
 
 

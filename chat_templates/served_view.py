@@ -6,7 +6,7 @@ into the checkpoint. Does not know engines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from checkpoint import Checkpoint
 from errors import OutputError
 from files import dump_json, replacing_directory
 
-__all__ = ["MARK", "write_served_view"]
+__all__ = ["MARK", "view_files", "view_links", "write_served_view"]
 
 MARK = ".portside-view.json"
 """Says that a directory is a view and may be replaced by the next one."""
@@ -43,18 +43,31 @@ def write_served_view(
     _require_own_place(checkpoint, directory)
     original = checkpoint.path.absolute()
     with replacing_directory(directory) as view:
-        for entry in sorted(original.iterdir()):
-            if entry.name not in {*_WRITTEN, *_LEFT_OUT, *extras} and not entry.name.startswith("."):
-                (view / entry.name).symlink_to(entry)
-        _write(view / "chat_template.jinja", source.jinja)
-        _write(view / "generation_config.json", dump_json(_generation_config(checkpoint, stops)))
-        if (original / "tokenizer_config.json").exists():
-            config = {k: v for k, v in checkpoint.tokenizer.config.items() if k != "chat_template"}
-            _write(view / "tokenizer_config.json", dump_json(config))
-        for name, text in extras.items():
+        for name in view_links(checkpoint, extras):
+            (view / name).symlink_to(original / name)
+        for name, text in {**view_files(checkpoint, source, stops), **extras}.items():
             _write(view / name, text)
         _write(view / MARK, dump_json({"checkpoint": str(original), "template": source.spec}))
     return directory
+
+
+def view_files(checkpoint: Checkpoint, source: TemplateSource, stops: Stops) -> dict[str, str]:
+    """Return the files that a view has of its own: name -> text."""
+    files = {
+        "chat_template.jinja": source.jinja,
+        "generation_config.json": dump_json(_generation_config(checkpoint, stops)),
+    }
+    if (checkpoint.path / "tokenizer_config.json").exists():
+        config = {k: v for k, v in checkpoint.tokenizer.config.items() if k != "chat_template"}
+        files["tokenizer_config.json"] = dump_json(config)
+    return files
+
+
+def view_links(checkpoint: Checkpoint, extras: Collection[str] = ()) -> list[str]:
+    """Return the names of the checkpoint's files that a view links to."""
+    hidden = {*_WRITTEN, *_LEFT_OUT, *extras}
+    names = sorted(entry.name for entry in checkpoint.path.absolute().iterdir())
+    return [name for name in names if name not in hidden and not name.startswith(".")]
 
 
 def _generation_config(checkpoint: Checkpoint, stops: Stops) -> dict[str, Any]:

@@ -35,6 +35,9 @@ _WATCH_ONLY = ("interval", "token_every", "token_seconds", "stalled_after", "fai
 @TEMPLATE
 @takes_key
 @click.option("--model-name", help="The model to ask [default: the first the server lists]")
+@click.option(
+    "--wait", type=click.FloatRange(0), default=0.0, metavar="S", help="Seconds to let it come up first."
+)
 @click.option("--watch", is_flag=True, help="Keep looking until Ctrl-C, and tell every change of its state.")
 @click.option(
     "--interval", type=click.FloatRange(0.1), metavar="S", help="Seconds between two looks [default: 10]"
@@ -72,6 +75,7 @@ def health(
     source: str,
     api_key: str | None,
     model_name: str | None,
+    wait: float,
     watch: bool,
     as_json: bool,
     **more: Any,
@@ -94,7 +98,7 @@ def health(
     target = Target(model_name, *_training(model, source))
     if watch:
         return _watch(url, target, api_key, as_json, **more)
-    return _once(url, target, api_key, as_json)
+    return _once(url, target, api_key, as_json, wait)
 
 
 def _training(model: Path | None, source: str) -> tuple[Any, Any]:
@@ -107,12 +111,17 @@ def _training(model: Path | None, source: str) -> tuple[Any, Any]:
     return (None if source == "checkpoint" else load_source(source, None)), None
 
 
-def _once(url: str, target: Target, api_key: str | None, as_json: bool) -> int:
+def _once(url: str, target: Target, api_key: str | None, as_json: bool, wait: float) -> int:
     import console
     from deploy import check_health
 
     report = check_health(
-        url, checkpoint=target.checkpoint, source=target.source, api_key=api_key, model=target.model
+        url,
+        checkpoint=target.checkpoint,
+        source=target.source,
+        api_key=api_key,
+        model=target.model,
+        wait=wait,
     )
     if as_json:
         print_json(report.as_json())

@@ -14,6 +14,7 @@ from deploy import ports
 from deploy.client import Client
 from deploy.engines.base import ServePlan
 from deploy.ladder import Ladder, Target, engine_died
+from deploy.notify import notify
 from deploy.process import EngineProcess
 from deploy.report import HealthReport, Rung
 from deploy.restarts import Restarts
@@ -114,8 +115,10 @@ class Serving:
                 report.raise_if_failed()
             ready, self.was_ready = time.monotonic(), True
             view.ready()
+            notify("READY=1", f"STATUS=Serving {plan.name} at {plan.url}")
             _watch(process, asked_to_stop)
         finally:
+            notify("STOPPING=1")
             self.served = 0.0 if ready is None else time.monotonic() - ready
             view.stopping()
             process.stop()

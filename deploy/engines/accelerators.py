@@ -14,7 +14,7 @@ from typing import Literal
 
 from checkpoint import ModelConfig
 
-__all__ = ["Accelerators", "find_accelerators", "tensor_parallel"]
+__all__ = ["Accelerators", "divides", "find_accelerators", "tensor_parallel"]
 
 WEIGHTS_SHARE = 0.7
 """Part of an accelerator's memory that weights may take; the rest is for the KV cache and activations."""
@@ -50,7 +50,7 @@ def tensor_parallel(config: ModelConfig, size: int, found: Accelerators) -> tupl
     """
     if found.count < 2 or found.memory is None:
         return 1, None
-    fitting = [n for n in range(1, found.count + 1) if _divides(config, n)]
+    fitting = [n for n in range(1, found.count + 1) if divides(config, n)]
     enough = [n for n in fitting if size / n <= WEIGHTS_SHARE * found.memory]
     chosen = enough[0] if enough else fitting[-1]
     each = f"{size / chosen / 2**30:.1f} of {found.memory / 2**30:.0f} GiB on each of {chosen}"
@@ -59,7 +59,7 @@ def tensor_parallel(config: ModelConfig, size: int, found: Accelerators) -> tupl
     return chosen, f"{found.count} GPUs: weights take {each}, which may be too much"
 
 
-def _divides(config: ModelConfig, count: int) -> bool:
+def divides(config: ModelConfig, count: int) -> bool:
     shared = config.kv_heads % count == 0 or count % config.kv_heads == 0
     return config.heads % count == 0 and shared
 

@@ -61,6 +61,9 @@ class ServeRequest:
     allow_unhealthy: bool = False
     engine_args: tuple[str, ...] = ()
     startup_seconds: float | None = None
+    in_image: bool = False
+    """The engine runs in an image of its own: its program has its usual name there, and nothing is asked of
+    this machine."""
 
     def concrete_port(self) -> int:
         port = DEFAULT_PORT if self.port is None else self.port

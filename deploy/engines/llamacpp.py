@@ -34,6 +34,8 @@ DEFAULT_CONTEXT = 8192
 """Tokens, where the model was trained for more: the cache of 128k tokens would fill a small machine."""
 EMBEDDED = Path(__file__).with_name("embedded.py")
 
+IN_IMAGE = "/app/llama-server"
+
 _CLEARED = ("LLAMA_ARG_*", "LLAMA_API_KEY")
 
 
@@ -87,7 +89,7 @@ class LlamaCpp:
 
     def plan(self, request: ServeRequest) -> ServePlan:
         """Decide everything. The GGUF file of a checkpoint directory is the plan's artifact."""
-        runtime = _runtime(request.runtime)
+        runtime = "llama-server" if request.in_image else _runtime(request.runtime)
         port = request.concrete_port()
         model = _read_gguf_model(request) if request.model.suffix == ".gguf" else _read_checkpoint(request)
         name = request.name or model.name
@@ -185,8 +187,9 @@ def _command(
         return (python, *flags), llama_cpp_python.CLEARED, "API_KEY", notes
     embedded = runtime == "embedded"
     template = model.artifact.path if isinstance(model.artifact, TemplateArtifact) else None
+    server = IN_IMAGE if request.in_image else _find_server() or "llama-server"
     command = (
-        *((sys.executable, "-P", str(EMBEDDED)) if embedded else (_find_server() or "llama-server",)),
+        *((sys.executable, "-P", str(EMBEDDED)) if embedded else (server,)),
         *("--model", str(served), "--host", host, "--port", str(port), "--alias", name),
         *("--ctx-size", str(model.context), "--parallel", "1"),
         *(("--chat-template-file", str(template.absolute())) if template else ()),

@@ -70,6 +70,9 @@ class Installation:
         return (str(self.program),) if self.program else (str(self.python), "-m", "lmdeploy")
 
 
+IN_IMAGE = Installation(Path("lmdeploy"), Path("python3"), None)
+
+
 class Lmdeploy:
     """The engine `lmdeploy`."""
 
@@ -89,7 +92,7 @@ class Lmdeploy:
                 f"LMDeploy serves checkpoint directories, and {request.model} is a GGUF file.",
                 hint="Give the checkpoint, or use llamacpp.",
             )
-        installed = require_installation()
+        installed = IN_IMAGE if request.in_image else require_installation()
         training = read_training(request)
         checkpoint, source, stops = training.checkpoint, training.source, training.stops
         artifact, template = None, "hf"
@@ -97,7 +100,9 @@ class Lmdeploy:
             artifact, template = _view(checkpoint, source, stops)
         served = artifact.path if artifact else checkpoint.path.absolute()
         port, name = request.concrete_port(), request.name or checkpoint.name
-        machine, machine_notes = _for_machine(checkpoint, find_accelerators())
+        machine, machine_notes = _for_machine(
+            checkpoint, Accelerators("cuda", 1) if request.in_image else find_accelerators()
+        )
         parsers, parser_note = parser_flags("lmdeploy", None if request.as_is else source, checkpoint)
         argv = [
             *installed.command(with_key=bool(request.api_key)),

@@ -111,6 +111,8 @@ def _modelfile(training: Training, gguf: Path, *, as_is: bool) -> Modelfile:
 
 def _command(request: ServeRequest, host: str, port: int) -> tuple[str, ...]:
     """Return how the server is started, nothing when one answers already."""
+    if request.in_image:
+        return ("ollama", "serve", *request.engine_args)
     if request.port != 0 and _answers(host, port):
         if request.engine_args:
             raise UsageError(

@@ -48,6 +48,9 @@ class Installation:
     cpu_build: bool
 
 
+IN_IMAGE = Installation(("vllm", "serve"), "vllm", None, False)
+
+
 class Vllm:
     """The engine `vllm`."""
 
@@ -68,7 +71,7 @@ class Vllm:
                 f"vLLM serves checkpoint directories, and {request.model} is a GGUF file.",
                 hint="Give the checkpoint, or use llamacpp.",
             )
-        installed = require_installation()
+        installed = IN_IMAGE if request.in_image else require_installation()
         training = read_training(request)
         checkpoint, source, stops = training.checkpoint, training.source, training.stops
         artifact = None
@@ -76,7 +79,7 @@ class Vllm:
             artifact = ViewArtifact(checkpoint, source, stops)
         served = artifact.path if artifact else checkpoint.path.absolute()
         port, name = request.concrete_port(), request.name or checkpoint.name
-        machine, cpu_env, notes = _for_machine(checkpoint, installed)
+        machine, cpu_env, notes = ((), {}, ()) if request.in_image else _for_machine(checkpoint, installed)
         parsers, parser_note = parser_flags("vllm", None if request.as_is else source, checkpoint)
         argv = [
             *installed.command,
