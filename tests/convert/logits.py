@@ -13,14 +13,16 @@ from tests.convert.oracle import run_python
 
 __all__ = ["llamacpp_logits", "transformers_logits"]
 
-# Everything in float32, also keys and values, so that only the order of sums differs.
+# Everything in float32, also keys and values, so that only the order of sums differs. YaRN's factors are the
+# file's (-1), where llama-cpp-python has values of its own.
 _LLAMA_CPP = """
 import json, sys
 import numpy as np
 import llama_cpp
 model, target, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 llama = llama_cpp.Llama(model, n_ctx=256, n_batch=256, n_threads=2, logits_all=True, verbose=False,
-                        type_k=0, type_v=0, flash_attn=False)
+                        type_k=0, type_v=0, flash_attn=False,
+                        yarn_attn_factor=-1.0, yarn_beta_fast=-1.0, yarn_beta_slow=-1.0)
 llama.eval(ids)
 np.save(target, np.array(llama.scores[:len(ids)], np.float32))
 """
