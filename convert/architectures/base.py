@@ -6,6 +6,7 @@ and the order of the metadata are those of llama.cpp's stock converter. Does not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,6 +193,7 @@ def _rope_scaling(name: str, config: ModelConfig, scalings: tuple[str, ...]) -> 
     key = f"{name}.rope.scaling"
     fields = [string(f"{key}.type", kind), float32(f"{key}.factor", _number(scaling, "factor"))]
     if kind == "yarn":
+        _refuse_other_yarn(name, scaling)
         original = scaling.get("original_max_position_embeddings") or config.raw.get(
             "original_max_position_embeddings"
         )
@@ -209,6 +211,23 @@ _YARN = (
     ("beta_fast", "yarn_beta_fast"),
     ("beta_slow", "yarn_beta_slow"),
 )
+
+
+_YARN_FIXED = {"extrapolation_factor": 1.0, "attn_factor": 1.0, "beta_fast": 32.0, "beta_slow": 1.0}
+"""What llama.cpp computes with: it reads these keys for two architectures that are not among the families."""
+
+
+def _refuse_other_yarn(name: str, scaling: Mapping[str, Any]) -> None:
+    grown = 0.1 * math.log(max(1.0, _number(scaling, "factor"))) + 1
+    # Where mscale is given, the attention factor is a family's own.
+    attention = {} if scaling.get("mscale") else {"attention_factor": grown}
+    for key, fixed in (*_YARN_FIXED.items(), *attention.items()):
+        if scaling.get(key) is not None and abs(_number(scaling, key) - fixed) > 1e-4:
+            raise ConversionError(
+                f"config.json asks for YaRN with {key} = {scaling[key]}; llama.cpp computes {name} models "
+                f"with {fixed:.6g}, whatever the file says.",
+                hint="Serve this model with vLLM.",
+            )
 
 
 def _number(scaling: Mapping[str, Any], name: str) -> float:

@@ -26,7 +26,7 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 512,
 }
-_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 24.0}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 32.0}
 
 CASES: dict[str, dict[str, Any]] = {
     "llama-tied": {"tied": True, "layers": 3},

@@ -57,13 +57,13 @@ def test_hyper_parameters(make_checkpoint: Make) -> None:
         ({"rope_type": "dynamic", "factor": 2.0}, {}),
         ({"rope_type": "default"}, {}),
         (
-            {"rope_type": "yarn", "factor": 4.0, "beta_slow": 2, "attention_factor": 0.5},
+            {"rope_type": "yarn", "factor": 4.0, "beta_slow": 1, "attention_factor": 1.1386294},
             {
                 "type": "yarn",
                 "factor": 4.0,
                 "original_context_length": 2048,
-                "yarn_beta_slow": 2.0,
-                "yarn_attn_factor": 0.5,
+                "yarn_beta_slow": 1.0,
+                "yarn_attn_factor": pytest.approx(1.1386294),
             },
         ),
     ],
@@ -94,6 +94,17 @@ def test_rope_scalings_that_llamacpp_lacks_are_refused(
     directory = make_checkpoint(architecture=architecture, config={"rope_scaling": scaling})
     with pytest.raises(ConversionError, match=f"RoPE scaling '{scaling['rope_type']}'"):
         _plan(directory)
+
+
+@pytest.mark.parametrize(
+    "other", [{"beta_fast": 24}, {"beta_slow": 2.0}, {"attention_factor": 0.5}, {"extrapolation_factor": 0.5}]
+)
+def test_yarn_that_llamacpp_computes_otherwise_is_refused(
+    make_checkpoint: Make, other: dict[str, Any]
+) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, **other}
+    with pytest.raises(ConversionError, match=f"YaRN with {next(iter(other))}"):
+        _plan(make_checkpoint(config={"rope_scaling": scaling}))
 
 
 @pytest.mark.parametrize("bad", [{"factor": "eight"}, {"factor": 8.0, "low_freq_factor": 0}])
