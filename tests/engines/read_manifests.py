@@ -2,8 +2,9 @@
 
     python read_manifests.py FILE…
 
-Every object is compared with its published schema, a Pod inside of one that has none as a Pod, what Ray Serve
-is told with Ray's own model. Prints one JSON object: what was read, by file. Fails at the first that is wrong.
+Every object is compared with its published schema, a Pod inside of one that has none as a Pod, what Ray
+Serve is told with Ray's own model. Prints one JSON object: what was read, by file. Fails at the first that is
+wrong.
 """
 
 from __future__ import annotations
