@@ -114,7 +114,7 @@ def test_an_adapter_is_told_how_to_merge(tmp_path: Path) -> None:
     edit_json(tmp_path / "adapter_config.json", base_model_name_or_path="base")
     flaw = _flaw(tmp_path)
     assert flaw.code == "adapter-only"
-    assert "xtuner convert merge" in (flaw.hint or "")
+    assert "portside merge BASE" in (flaw.hint or "")
     assert "llamafactory-cli" in (flaw.hint or "")
 
 
