@@ -194,9 +194,10 @@ def _command(
         *("--ctx-size", str(model.context), "--parallel", "1"),
         *(("--chat-template-file", str(template.absolute())) if template else ()),
         *_switches(model.source),
-        *(("--threads", str(threads)) if embedded else ("--jinja",)),
+        *("--threads", str(threads)),
+        *(() if embedded else ("--jinja",)),
     )
-    return command, _CLEARED, "LLAMA_API_KEY", (f"{computing}; `-- -t N` takes N",) if embedded else ()
+    return command, _CLEARED, "LLAMA_API_KEY", (f"{computing}; `-- -t N` takes N",)
 
 
 def _find_server() -> str | None:
