@@ -95,6 +95,8 @@ def health(
     if not watch and (given := [name for name in _WATCH_ONLY if more[name] is not None]):
         flag = given[0].replace("_", "-")
         raise UsageError(f"--{flag} goes with --watch.", hint="Add --watch, or leave it out.")
+    if watch and wait:
+        raise UsageError("--watch waits for the server anyway.", hint="Leave --wait out.")
     target = Target(model_name, *_training(model, source))
     if watch:
         return _watch(url, target, api_key, as_json, **more)
