@@ -53,10 +53,13 @@ def analyse_stops(source: TemplateSource, checkpoint: Checkpoint) -> Stops:
     ids = tuple(dict.fromkeys(i for i in known if i is not None and 0 <= i < len(tokenizer.tokens)))
     first = found[texts[0]] if texts else None
     stock = {tokenizer.eos_id, *named}
-    findings = [_multi_token(text) for text in multi]
-    findings += [
-        _not_named(text, i, checkpoint) for text, i in found.items() if i is not None and i not in stock
-    ]
+    findings = []
+    for text, token in found.items():
+        role = "ends the assistant's turn with" if text == texts[0] else "also stops on"
+        if token is None:
+            findings.append(_multi_token(role, text))
+        elif token not in stock:
+            findings.append(_not_named(role, text, token, checkpoint))
     strings = _unique([*texts, *(tokenizer.tokens[i] for i in ids)])
     return Stops(strings, ids, multi, tuple(findings), first)
 
@@ -93,23 +96,23 @@ def _unique(texts: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def _multi_token(text: str) -> Finding:
+def _multi_token(role: str, text: str) -> Finding:
     return Finding(
         "template-stop-multi-token",
         "warning",
-        f"The template ends the assistant's turn with {text!r}, which is not one token of this tokenizer: "
+        f"The template {role} {text!r}, which is not one token of this tokenizer: "
         "no engine can stop on it by id.",
         "Clients must send it as `stop`; or check that the template belongs to this tokenizer.",
     )
 
 
-def _not_named(text: str, token: int, checkpoint: Checkpoint) -> Finding:
+def _not_named(role: str, text: str, token: int, checkpoint: Checkpoint) -> Finding:
     file = "generation_config.json" if checkpoint.generation.exists else "config.json"
     return Finding(
         "template-stop-not-in-generation-config",
         "warning",
-        f"The template ends the assistant's turn with {text!r} (id {token}), but neither {file} nor the "
-        "tokenizer's eos_token names it: served as it is, the model would not stop.",
+        f"The template {role} {text!r} (id {token}), but neither {file} nor the tokenizer's eos_token names "
+        "it: served as it is, the model would write it and go on.",
         f"`portside serve`, `build` and `gguf` add it by themselves; elsewhere put {token} into eos_token_id "
         "of generation_config.json.",
     )
