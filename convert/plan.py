@@ -158,31 +158,20 @@ def plan_conversion(
         pre=pre,
     )
     template = checkpoint.tokenizer.config.get("chat_template", checkpoint.chat_template)
-    before = [
-        *general_fields(checkpoint, family.name, _parameters(sources), name),
-        *hyper_parameters,
-    ]
+    before = [*general_fields(checkpoint, family.name, _parameters(sources), name), *hyper_parameters]
     after = [*vocabulary.fields(), *chat_template_fields(template if source is None else source.gguf_jinja)]
     label = file_label(name or checkpoint.name)
     choices = replace(choices, weighted=importance is not None)
-    files = tuple(
-        FilePlan(
-            kind,
-            cut(
-                directory / f"{label}-{_suffix(kind)}.gguf",
-                (
-                    *before,
-                    *quantization_fields(FILE_TYPES[kind].number),
-                    *after,
-                    *importance_fields(kind, importance),
-                ),
-                _tensors(sources, kind, family, checkpoint, choices),
-                split,
-            ),
-        )
-        for kind in kinds
-    )
+
+    def planned(kind: str) -> FilePlan:
+        about = (*quantization_fields(FILE_TYPES[kind].number), *after, *importance_fields(kind, importance))
+        tensors = _tensors(sources, kind, family, checkpoint, choices)
+        path = directory / f"{label}-{_suffix(kind)}.gguf"
+        return FilePlan(kind, cut(path, (*before, *about), tensors, split))
+
+    files = tuple(planned(kind) for kind in kinds)
     check_importance(files, importance)
+    findings = (*family.findings(config), *tensor_findings, *vocabulary.findings)
     return ConversionPlan(
         checkpoint=checkpoint.path,
         fingerprint=checkpoint.weights.fingerprint(),
@@ -190,12 +179,7 @@ def plan_conversion(
         architecture=config.architecture,
         sources=sources,
         files=files,
-        findings=(
-            *family.findings(config),
-            *tensor_findings,
-            *vocabulary.findings,
-            *unused_choices(choices, files),
-        ),
+        findings=(*findings, *unused_choices(choices, files)),
         adapter=checkpoint.adapter,
         choices=choices,
         importance=importance,
