@@ -188,7 +188,7 @@ def _tensors(draw: st.DrawFn) -> Floats:
     return values
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(values=_tensors(), dtype=st.sampled_from(("F32", "BF16", "F16")))
 def test_agrees_with_ggml_whatever_the_weights(values: Floats, dtype: str) -> None:
     kernels = load_fast(forced=True)

@@ -19,6 +19,7 @@ for path in sys.argv[1:]:
     parameters.model.path = path
     parameters.hostnames = ["127.0.0.1"]
     parameters.port, parameters.n_ctx, parameters.n_parallel, parameters.warmup = 0, 64, 1, False
+    parameters.cpuparams.n_threads = 1
     server = xllamacpp.Server(parameters)
     body = json.dumps({"prompt": "Hello", "n_predict": 3, "ignore_eos": True}).encode()
     request = urllib.request.Request(server.listening_address + "/completion", body)

@@ -91,7 +91,13 @@ def test_the_sample_tokenizes_alike(many: bool, sample: Path, tmp_path: Path) ->
     _compare(sample, tmp_path, "smollm", MANY if many else 1500)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "many"),
+    [
+        *((rule, False) for rule in ("llama-bpe", "gpt-2")),
+        *(pytest.param(rule, True, marks=pytest.mark.engines) for rule in RULES),
+    ],
+)
 def test_other_rules_tokenize_alike(rule: str, many: bool, sample: Path, tmp_path: Path) -> None:
     raw = json.loads((sample / "tokenizer.json").read_text(encoding="utf-8"))
     raw["pre_tokenizer"], raw["model"]["ignore_merges"] = RULES[rule]

@@ -130,6 +130,7 @@ def test_a_model_that_thinks_only_when_asked_is_not_asked(sample: Path) -> None:
     assert view.rungs["prompt"].ok, view.rungs["prompt"].detail
 
 
+@pytest.mark.engines
 def test_a_turn_end_that_no_file_names_is_repaired(sample: Path, tmp_path: Path) -> None:
     model = renamed_turn_end(sample, tmp_path / "renamed")
     view = Recorder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from chat_templates import load_source
 from checkpoint import Checkpoint
 from deploy import check_health
 from deploy.client import Client, identify
+from deploy.report import RUNGS
 from deploy.traffic import read_traffic
 from tests.deploy.pains import ALPACA
 from tests.engines.matrix import FAILURES, MATRIX, Cannot, Fault, Shown, as_markdown
@@ -102,6 +104,7 @@ def test_the_matrix_is_complete() -> None:
 def test_the_documents_show_the_matrix() -> None:
     page = (TESTS.parent / "docs" / "health.md").read_text()
     assert as_markdown() in page, "python -m tests.engines.matrix prints what belongs there"
+    assert re.findall(r"(?m)^\| `(\w+)` \| [^|]*\|$", page) == list(RUNGS)
 
 
 def test_every_failure_has_words_of_its_own() -> None:
