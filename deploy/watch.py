@@ -120,12 +120,16 @@ class Watch:
             self._moved_at = self.clock()
             self._note("ladder", *self._whole())
             return
-        report = self._ladder().climb(_CHEAP)
+        report = self._ladder().climb(self._cheap())
         failed = next((rung for rung in report.rungs if rung.ok is False), None)
         if failed is None:
             self._note(*self._closer(report))
         else:
             self._note("look", report, self._failure(failed, self.traffic))
+
+    def _cheap(self) -> tuple[str, ...]:
+        """llama-cpp-python lists its models only when the request under way has ended."""
+        return _CHEAP[:2] if self.server == "llama-cpp-python" else _CHEAP
 
     def _closer(self, cheap: HealthReport) -> tuple[str, HealthReport, _Verdict]:
         """Health and models are well: climb it all after an absence, or ask for a token if it is time."""

@@ -1,14 +1,16 @@
-"""Where an engine lies on this machine, and which distributions its environment holds; nothing is run.
+"""Where an engine lies on this machine, and which distributions its environment holds.
 
 Looked for in this order: a variable, `[engines]` of `./portside.toml`, PATH, and what `portside engines
 install` has made. What a variable or the file names is used or refused, never passed over. Does not know
-engines: the names come from the caller.
+engines: the names come from the caller. Nothing is run to find one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "find_program",
     "installed_directory",
     "program_at",
+    "told_version",
 ]
 
 
@@ -82,6 +85,21 @@ def program_at(path: Path, place: Place) -> str | None:
     """Return the program at `path`: itself, or in the directory, or in its bin."""
     inside = (path / place.program, path / "bin" / place.program) if path.is_dir() else (path,)
     return next((found for word in inside if (found := shutil.which(str(word)))), None)
+
+
+def told_version(program: str | None) -> str | None:
+    """Return the version that `program --version` tells; None for no program, and for one that tells none."""
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=False, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # `ollama version is 0.12.3`, after warnings if no server runs; `version: 6721 (bd3a2c1)` on stderr
+    found = re.search(r"version(?: is|:) (\S+)", done.stdout + done.stderr)
+    return found[1] if found else None
 
 
 def _candidates(place: Place) -> Iterator[tuple[Path, str | None]]:

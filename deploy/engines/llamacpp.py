@@ -20,7 +20,7 @@ from deploy.artifacts import GgufArtifact, TemplateArtifact
 from deploy.cores import compute_threads
 from deploy.engines import llama_cpp_python
 from deploy.engines.base import EngineFound, ServePlan, ServeRequest, log_path, startup_budget
-from deploy.engines.environments import Place, find_program
+from deploy.engines.environments import Place, find_program, told_version
 from deploy.engines.training import read_training
 from errors import BadInput, EngineMissing, UsageError
 
@@ -75,7 +75,7 @@ class LlamaCpp:
                 self.name,
                 "llama-server",
                 server,
-                None,
+                told_version(server),
                 "install llama.cpp and put llama-server on PATH, or name it with PORTSIDE_LLAMA_SERVER",
             ),
             EngineFound(

@@ -24,7 +24,7 @@ from deploy.engines.base import (
     log_path,
     startup_budget,
 )
-from deploy.engines.environments import Place, find_program
+from deploy.engines.environments import Place, find_program, told_version
 from deploy.engines.ollama_model import CreateModel, LoadModel
 from deploy.engines.training import Training, read_training
 from errors import BadInput, EngineMissing, UsageError
@@ -48,7 +48,8 @@ class Ollama:
     name = "ollama"
 
     def detect(self) -> tuple[EngineFound, ...]:
-        return (EngineFound(self.name, "ollama", find_program(PLACE)[0], None, INSTALL),)
+        program = find_program(PLACE)[0]
+        return (EngineFound(self.name, "ollama", program, told_version(program), INSTALL),)
 
     def plan(self, request: ServeRequest) -> ServePlan:
         """Decide everything. The GGUF file is the plan's artifact, creating and loading are its steps."""

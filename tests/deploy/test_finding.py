@@ -9,7 +9,13 @@ import pytest
 
 from deploy import ServeRequest, plan_serving
 from deploy.engines.configured import configured_path
-from deploy.engines.environments import Place, find_environment, find_program, installed_directory
+from deploy.engines.environments import (
+    Place,
+    find_environment,
+    find_program,
+    installed_directory,
+    told_version,
+)
 from errors import EngineMissing, UsageError
 
 MakeCheckpoint = Callable[..., Path]
@@ -152,3 +158,17 @@ def test_llama_cpp_python_that_cannot_serve(tmp_path: Path, monkeypatch: pytest.
     plan()
     with pytest.raises(UsageError, match="takes no template but the one in the GGUF file"):
         plan("family:smollm2")
+
+
+@pytest.mark.parametrize(
+    ("says", "version"),
+    [
+        ("echo 'Warning: could not connect'; echo 'ollama version is 0.30.1'", "0.30.1"),
+        ("echo 'version: 6721 (bd3a2c1)' >&2", "6721"),
+        ("exit 1", None),
+    ],
+)
+def test_a_program_tells_its_version(tmp_path: Path, says: str, version: str | None) -> None:
+    path = program(tmp_path / "engine")
+    path.write_text(f"#!/bin/sh\n{says}\n")
+    assert told_version(str(path)) == version
