@@ -5,12 +5,15 @@ It renders a few conversations and watches which values the template touches.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
 
+from .thoughts import same_start
 from .values import Unpredictable, Watched, WatchedDict, WatchedList, objects_in_texts
 
 __all__ = ["Abilities", "abilities_of", "rendered"]
@@ -28,6 +31,8 @@ class Abilities:
     object_arguments: bool = False
     odd: bool = False
     """Calls are written with texts of objects; llama.cpp may not start with such a template."""
+    unread: bool = False
+    """Calls look like JSON and are none; llama.cpp does not start with such a template."""
     vague: bool = False
     """Some conversations with tools fail, so that llama.cpp may refuse others too."""
 
@@ -86,7 +91,38 @@ def _peculiar(template: jinja2.Template, found: Abilities) -> dict[str, bool]:
     plain = {"name": "tool1", "description": "Tool", "parameters": {"type": "object", "properties": {}}}
     bare = _tried(template, conversation[:1], [{"type": "function", "function": plain}])
     alone = _tried(template, conversation[:2], _TOOLS)
-    return {"odd": odd, "vague": early or bare is None or alone is None}
+    return {
+        "odd": odd,
+        "unread": found.calls and not _reads_its_call(template),
+        "vague": early or bare is None or alone is None,
+    }
+
+
+def _reads_its_call(template: jinja2.Template) -> bool:
+    """Return whether llama.cpp can read a call as it is written, if it takes it for JSON.
+
+    It compares an answer with a call, and takes what only the call has from the first brace to the last.
+    """
+    asked = {"role": "user", "content": "U_USER_MSG Hello END_U"}
+    said = {"role": "assistant", "content": "A_ASST_MSG I can help END_A"}
+    function = {"name": "FFF_FIRST_FUN_F", "arguments": {"AA_ARG_FST_AA": "XXXX", "BB_ARG_SND_BB": "YYYY"}}
+    call = {"id": "call00001", "type": "function", "function": function}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    common = {"tools": _TOOLS, "add_generation_prompt": False, "enable_thinking": True}
+    plain, called = (
+        rendered(template, {"messages": [asked, answer], **common}) for answer in (said, calling)
+    )
+    if plain is None or called is None:
+        return True
+    section = called[same_start(plain, called) :]
+    if not re.search(r'[{:]\s*"FFF_FIRST_FUN_F"', section):
+        return True
+    section = section[: len(section) - same_start(plain[::-1], section[::-1])]
+    try:
+        json.loads(section[section.find("{") : section.rfind("}") + 1])
+    except ValueError:
+        return False
+    return True
 
 
 def _calling(arguments: Any) -> WatchedDict:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jinja2
+import jinja2.utils
 
 from .values import SPACE, Unpredictable, Watched, WatchedDict, WatchedList, note, text_of
 
@@ -89,12 +90,23 @@ def method(environment: jinja2.Environment, value: Any, name: str) -> Any:
     if isinstance(value, jinja2.Undefined):
         found = environment.undefined(name=name)
         return (lambda *_, **__: _EMPTY.get(name, "")) if name in _UNDEFINED else found
+    if isinstance(value, dict | jinja2.utils.Namespace) and name in _DICT and not _has_method(value, name):
+        return _foreign
     lacking = (
         (isinstance(value, list) and name not in _LIST)
         or (isinstance(value, dict) and hasattr(dict, name) and name not in _DICT and name not in value)
         or (type(value).__name__ == "LoopContext" and name not in _LOOP)
     )
     return environment.undefined(obj=value, name=name) if lacking else None
+
+
+def _has_method(value: Any, name: str) -> bool:
+    return isinstance(value, dict) and hasattr(dict, name)
+
+
+def _foreign(*_args: Any, **_kwargs: Any) -> Any:
+    """Stand for a method that objects have in llama.cpp only; an item of that name is behind it."""
+    raise Unpredictable("the template calls a method of an object that only llama.cpp's Jinja has")
 
 
 def _split(text: str, separator: Any = " ", maximum: int = -1) -> list[str]:

@@ -61,6 +61,8 @@ class Renderer:
         known = _Known(text, template, abilities_of(template))
         if known.abilities.odd:
             raise Unpredictable("the template writes a list or an object of a tool call as a text")
+        if known.abilities.unread:
+            raise Unpredictable("llama.cpp cannot read the template's tool calls, and may not start with it")
         first = {"messages": known.handed([{"role": "user", "content": "test"}]), "enable_thinking": True}
         template.render({**first, "bos_token": "", "eos_token": "", "add_generation_prompt": True})
         return known

@@ -5,7 +5,7 @@ What its language lacks is a syntax error, as there. Knows nothing of conversati
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -14,7 +14,7 @@ import jinja2.sandbox
 import jinja2.visitor
 
 from .filters import character, filters, method
-from .values import Undefined, Unpredictable, WatchedList, is_in, joined, note, shown
+from .values import Undefined, Unpredictable, WatchedList, gone_through, is_in, joined, note, shown
 
 __all__ = ["make_environment"]
 
@@ -35,8 +35,9 @@ _MISSING = (
     jinja2.nodes.Pow,
     jinja2.nodes.With,
 )
-_JOIN, _IN = "texts joined", "one of"
-"""The filters that stand for `~` and `in`; no template can name them."""
+_JOIN, _IN, _LOOP = "texts joined", "one of", "gone through"
+"""The filters that stand for `~`, `in` and what a loop goes through; no template can name them."""
+_NOTHING = "portside_undefined"
 
 
 class _Environment(jinja2.sandbox.SandboxedEnvironment):
@@ -73,7 +74,8 @@ class _Environment(jinja2.sandbox.SandboxedEnvironment):
         for node in template.find_all(_MISSING):
             raise jinja2.TemplateSyntaxError(f"llama.cpp's Jinja has no {type(node).__name__}", node.lineno)
         _refuse_lost_text(template)
-        changed: jinja2.nodes.Template = _Operators().visit(template)
+        macros = {macro.name: macro for macro in template.find_all(jinja2.nodes.Macro)}
+        changed: jinja2.nodes.Template = _Operators(macros).visit(template)
         return changed
 
 
@@ -102,7 +104,35 @@ def _of(node: jinja2.nodes.Node) -> jinja2.Environment:
 
 
 class _Operators(jinja2.visitor.NodeTransformer):
-    """Makes filters of `~` and `in`: they treat what is undefined otherwise."""
+    """Makes filters of `~`, `in` and loops, which know fewer values, and hands arguments to macros."""
+
+    def __init__(self, macros: Mapping[str, jinja2.nodes.Macro]) -> None:
+        self._macros = macros
+
+    def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.For:  # noqa: N802 — jinja2's name
+        self.generic_visit(node)
+        node.iter = jinja2.nodes.Filter(node.iter, _LOOP, [], [], None, None, lineno=node.lineno)
+        node.iter.set_environment(_of(node))
+        return node
+
+    def visit_Call(self, node: jinja2.nodes.Call) -> jinja2.nodes.Expr:  # noqa: N802 — jinja2's name
+        """Give a macro what llama.cpp gives it.
+
+        It gives a value to as many parameters as there are arguments, in their order. One named further
+        behind is lost, and a parameter passed over is undefined, whatever its default.
+        """
+        self.generic_visit(node)
+        macro = self._macros.get(node.node.name) if isinstance(node.node, jinja2.nodes.Name) else None
+        if macro is None or not node.kwargs or node.dyn_args or node.dyn_kwargs:
+            return node
+        given = {keyword.key: keyword.value for keyword in node.kwargs}
+        names = [parameter.name for parameter in macro.args][: len(node.args) + len(given)]
+        missing = jinja2.nodes.Name(_NOTHING, "load", lineno=node.lineno)
+        missing.set_environment(_of(node))
+        values: list[jinja2.nodes.Expr] = [*node.args, *[missing] * len(given)]
+        node.args = [given.get(name, value) for name, value in zip(names, values, strict=False)]
+        node.kwargs = []
+        return node
 
     def visit_Compare(self, node: jinja2.nodes.Compare) -> jinja2.nodes.Expr:  # noqa: N802 — jinja2's name
         self.generic_visit(node)
@@ -130,7 +160,7 @@ def make_environment(extensions: Sequence[Any]) -> jinja2.sandbox.SandboxedEnvir
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=extensions, undefined=Undefined, finalize=shown
     )
-    environment.filters = {**filters(environment.filters), _JOIN: joined, _IN: is_in}
+    environment.filters = {**filters(environment.filters), _JOIN: joined, _IN: is_in, _LOOP: gone_through}
     signs = {"==", "!=", ">", ">=", "<", "<="}
     environment.tests = {name: test for name, test in environment.tests.items() if name in _TESTS | signs}
     environment.tests["string"] = _is_string

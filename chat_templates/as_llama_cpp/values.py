@@ -18,6 +18,7 @@ __all__ = [
     "Watched",
     "WatchedDict",
     "WatchedList",
+    "gone_through",
     "is_in",
     "joined",
     "note",
@@ -52,10 +53,6 @@ class Watched(str):
 
     __slots__ = ("seen",)
     seen: set[str]
-
-    def __iter__(self) -> Any:
-        self.seen.add("array")
-        raise jinja2.TemplateError("llama.cpp goes through lists and objects only, not through a text")
 
 
 class WatchedList(list[Any]):
@@ -141,6 +138,16 @@ def joined(left: Any, right: Any) -> str:
     if not isinstance(left, str) and not isinstance(right, str):
         raise jinja2.TemplateError("`~` needs a text in llama.cpp")
     return "".join("" if isinstance(value, nothing) else text_of(value) for value in (left, right))
+
+
+def gone_through(value: Any) -> Any:
+    """Return what a loop goes through: a list, or an object's names."""
+    note(value, "array")
+    if isinstance(value, str | int | None):
+        raise jinja2.TemplateError(
+            f"llama.cpp goes through lists and objects only, not a {type(value).__name__}"
+        )
+    return value
 
 
 def is_in(value: Any, holder: Any) -> bool:
