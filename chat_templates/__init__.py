@@ -11,7 +11,8 @@ from chat_templates.findings import inspect_template, template_mismatch
 from chat_templates.inspection import Inspection, inspect_model
 from chat_templates.jinja_engine import JinjaRequest, JinjaWorker, RenderFailed
 from chat_templates.library import Family, FamilyMatch, Matches, library, match_families, trainer_templates
-from chat_templates.proof import ClassResult, DialectProof, Difference, Proof, facts_of, prove
+from chat_templates.proof import facts_of, prove
+from chat_templates.proof_results import ClassResult, DialectProof, Difference, Proof
 from chat_templates.served_view import write_served_view
 from chat_templates.sources import TemplateSource, families, load_source
 from chat_templates.stops import Stops, analyse_stops

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chat_templates.dialects import DIALECTS
-from chat_templates.proof import Proof
+from chat_templates.proof_results import Proof
 from files import dump_json, write_text
 
 __all__ = ["PROOF", "dialect_texts", "export_dialects"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from chat_templates.conversations import cases_of
 from chat_templates.jinja_engine import JinjaRequest, RenderFailed, shared_worker
-from chat_templates.proof import Difference, difference_of
+from chat_templates.proof_results import Difference, difference_of
 from chat_templates.sources.load import load_source, other_tokens, special_tokens
 from chat_templates.sources.probe import depends_on_date, reads_parts_only
 from chat_templates.sources.source import TemplateSource

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chat_templates.conversations import Case
-from chat_templates.proof import Difference, difference_of
+from chat_templates.proof_results import Difference, difference_of
 from chat_templates.sources.llamafactory import llamafactory_names
 from chat_templates.sources.source import TemplateSource
 from chat_templates.sources.toml_form import Tokens, families, family_aliases, read_family

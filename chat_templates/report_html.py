@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from chat_templates.conversations import Case
-from chat_templates.proof import ClassResult, Comparison, Proof
+from chat_templates.proof_results import ClassResult, Comparison, Proof
 from chat_templates.show import visible
 from checkpoint import Checkpoint, Finding
 from files import write_text

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from chat_templates.conversations import CLASSES
 from chat_templates.library import Family, FamilyMatch, Matches
-from chat_templates.proof import ClassResult, Difference, Proof
+from chat_templates.proof_results import ClassResult, Difference, Proof
 
 __all__ = ["print_difference", "print_families", "print_matches", "print_proof", "print_trainers", "visible"]
 

@@ -8,7 +8,7 @@ found by the proof, never guessed. The form holds no Jinja, no Go and no engine.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,6 +115,17 @@ class ChatTemplate:
         if self.system_placement == "own_turn":
             out.append(block)
             block = ""
+        out += self._turns(turns, block, offered=offered, open_end=continue_final_message)
+        if add_generation_prompt and not continue_final_message:
+            usual = self.generation_prompt
+            out.append(self.thinking.generation_prompt(usual, thinking) if self.thinking else usual)
+        return "".join(out)
+
+    def _turns(self, turns: Sequence[Message], block: str, *, offered: bool, open_end: bool) -> Iterator[str]:
+        """Yield the texts of all turns; `block` is the system block that goes into a question.
+
+        `offered`: there are tools on offer. `open_end`: the last answer is left open. Raises `TemplateError`.
+        """
         last, questions = len(turns) - 1, 0
         asked = max((i for i, message in enumerate(turns) if message["role"] == "user"), default=-1)
         for index, message in enumerate(turns):
@@ -122,31 +133,25 @@ class ChatTemplate:
             lead, content = self._said(message, last=index == last, past=index < asked)
             special = self._tool_turn(turns, index, lead, content, offered=offered)
             if special is not None:
-                out.append(special)
+                yield special
             elif role == "user":
+                questions += 1
                 here = self.system_placement != "last_user" or index == last
                 before = (block if here else "") + (self.last_question if index == last else "")
-                questions += 1
-                out.append(numbered(self.user.prefix, questions) + before + self._shown(role, content))
-                out.append(self.user.suffix)
                 block = "" if here else block
+                yield numbered(self.user.prefix, questions) + before
+                yield self._shown(role, content) + self.user.suffix
             elif role == "assistant":
-                open_end = continue_final_message and index == last
-                begun = self.begun if index == last else ""
-                out.append(self._answer_prefix(content) + (lead or begun))
-                out.append(self._shown(role, content))
-                out.append("" if open_end else self.assistant.suffix)
-                out.append(self.separator if index < last else "")
+                yield self._answer_prefix(content) + (lead or (self.begun if index == last else ""))
+                yield self._shown(role, content)
+                yield "" if open_end and index == last else self.assistant.suffix
+                yield self.separator if index < last else ""
             elif role == "tool" and self.tool is not None:
-                out.append(self.tool.around(self._shown(role, content)))
+                yield self.tool.around(self._shown(role, content))
             else:
                 raise TemplateError(
                     f"The chat template {self.name!r} has no place for a {role!r} message here."
                 )
-        if add_generation_prompt and not continue_final_message:
-            usual = self.generation_prompt
-            out.append(self.thinking.generation_prompt(usual, thinking) if self.thinking else usual)
-        return "".join(out)
 
     @property
     def dated(self) -> bool:

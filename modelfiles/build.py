@@ -10,7 +10,7 @@ from typing import Any
 
 from chat_templates.modelfile import Modelfile, Value
 from chat_templates.modelfile_grammar import dropped
-from chat_templates.proof import Proof
+from chat_templates.proof_results import Proof
 from chat_templates.sources.source import TemplateSource
 from chat_templates.stops import Stops
 from chat_templates.template import ChatTemplate
