@@ -79,6 +79,7 @@ def _rendered(form: ChatTemplate, case: Case) -> str | None:
 
 
 @pytest.mark.engines
+@pytest.mark.timeout(900)  # its server starts once for each of several hundred templates
 @pytest.mark.parametrize("part", range(PARTS))
 def test_public_templates_render_as_foretold(part: int) -> None:
     """Whatever the dialect says llama.cpp feeds is what its server feeds; the rest it refuses to say."""
