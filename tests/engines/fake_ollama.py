@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -62,6 +63,7 @@ class Library:
         self.blobs = blobs
         self.models: dict[str, dict[str, Any]] = {}
         self.keep_alive: dict[str, Any] = {}
+        self.used = datetime.now(UTC)
         self.lock = threading.Lock()
         self.http = httpx.Client(timeout=300, trust_env=False)
         self.loaded: str | None = None
@@ -98,6 +100,7 @@ class Library:
     def load(self, name: str) -> None:
         """Start llama.cpp on the model's blob; `/api/version` has answered long before."""
         model = self.find(name)
+        self.used = datetime.now(UTC)
         with self.lock:
             dies = "no-load" in faults()
             if self.loaded == model["path"] and self.runner and self.runner.poll() is None and not dies:
@@ -116,6 +119,14 @@ class Library:
                     raise Problem(500, "llama runner process has terminated")
                 time.sleep(0.05)
             self.loaded = model["path"]
+
+    def in_memory(self) -> list[dict[str, Any]]:
+        """Return what /api/ps lists; every use of a model moves the time at which it is due to go."""
+        due = (self.used + timedelta(minutes=5)).isoformat()
+        return [
+            {"name": f"{name}:latest", "expires_at": due, "keep_alive": kept}
+            for name, kept in self.keep_alive.items()
+        ]
 
     def unload(self) -> None:
         if self.runner is not None:
@@ -243,10 +254,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/tags":
             self.answer(200, {"models": [{"name": name, "model": name} for name in names]})
         elif self.path == "/api/ps":
-            kept = self.library.keep_alive
-            self.answer(
-                200, {"models": [{"name": f"{name}:latest", "keep_alive": kept[name]} for name in kept]}
-            )
+            self.answer(200, {"models": self.library.in_memory()})
         elif self.path == "/v1/models":
             listed = [{"id": name, "object": "model", "owned_by": "library"} for name in names]
             self.answer(200, {"object": "list", "data": listed or None})
