@@ -14,7 +14,7 @@ USUAL = {
     "chat": "stop",
     "streaming": "stop in several pieces",
     "several turns": "stop",
-    "tools": "tool_calls",
+    "tools": "HTTP 400",  # the sample's template has no place for them
     "wrong model": "HTTP 404",
     "wrong key": "HTTP 401",
     "too long a prompt": "HTTP 400",
@@ -26,8 +26,6 @@ OTHERWISE = {
     ("llamacpp", "tools"): "length",
     # serves one model, whatever it is called
     ("llamacpp", "wrong model"): "stop",
-    ("ollama", "tools"): "HTTP 400",
-    ("lmdeploy", "tools"): "HTTP 400",
     # knows no keys
     ("ollama", "wrong key"): "stop",
     # cuts what does not fit, and tells nobody
@@ -42,8 +40,6 @@ def test_what_a_client_gets(running: Running, name: str) -> None:
     if name in ("chat", "streaming", "several turns"):
         assert outcome.text.strip()
         assert outcome.tokens > 1
-    if name == "tools" and outcome.what == "tool_calls":
-        assert outcome.text == "get_weather"
     if name == "streaming":
         assert outcome.first is not None
         assert outcome.first < outcome.seconds
