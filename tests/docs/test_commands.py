@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -42,10 +43,12 @@ def test_a_document_shows_commands_that_exist(document: str) -> None:
 @pytest.fixture
 def workplace(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a directory with the files that the documents speak of; what is started in it is stopped."""
-    for name in ("path/to/merged", "path/to/base", "merged", "sample", "models/assistant"):
+    for name in ("path/to/merged", "path/to/base", "merged", "sample", "models/assistant", "models/coder"):
         copy_sample(sample, tmp_path / name)
     _write_adapter(tmp_path / "path/to/lora")
     training_run(tmp_path / "saves/run")
+    shutil.copy(ROOT / "chat_templates/families/smollm2.toml", tmp_path / "my-template.toml")
+    shutil.copy(sample / "chat_template.jinja", tmp_path / "my-template.jinja")
     (tmp_path / "what-my-users-write.txt").write_text((ROOT / "README.md").read_text(encoding="utf-8"))
     for name in ("Makefile", "requirements", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
