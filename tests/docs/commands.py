@@ -101,8 +101,8 @@ def for_a_test(words: tuple[str, ...], port: int) -> tuple[str, ...]:
     if verb == "chat" and "-m" not in words:
         return (*words, "-m", "What is the capital of France? Answer in one sentence.")
     if verb == "bench":
-        few = ("2" if before == "-c" else word for before, word in zip(("", *words), words, strict=False))
-        return (*few, "--requests", "4", "--max-tokens", "8")
+        load = ("1" if before == "-c" else word for before, word in zip(("", *words), words, strict=False))
+        return (*load, "-c", "1", "--requests", "4", "--max-tokens", "8")
     if verb == "compare":
         return (*words, "--windows", "1") if "--question" not in words and "--url" not in words else words
     installs = words[1:3] == ("engines", "install")
