@@ -62,7 +62,10 @@ test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready $(WEBU
 		$(addprefix tests/chat_templates/,test_corpus_in_go.py test_probe.py test_llama_cpp_jinja.py)
 	$(oracles) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m engines --ignore tests/engines \
 		--deselect tests/chat_templates/test_llama_cpp_jinja.py $(ARGS)
-	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines $(ARGS)
+	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines --ignore tests/engines/test_webui.py $(ARGS)
+
+test-webui: setup $(WEBUI) $(BROWSER)/.ready system-tools ## ask a question in Open WebUI, in a real browser
+	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines/test_webui.py $(ARGS)
 
 $(VLLM)/.ready:
 	@echo "Making the vLLM environment in $(VLLM) (once, 2.5 GB, a few minutes) …"

@@ -72,7 +72,7 @@ def test_a_question_is_answered_in_chromium(server: dict[str, Any]) -> None:
             webui.send_signal(signal.SIGINT)
     assert webui.returncode == 0
     assert found["models"] == [server["name"]]
-    assert len(found["lengths"]) >= 3, "the answer grows before the reader's eyes"
+    assert len(found["lengths"]) >= 2, "the answer grows before the reader's eyes"
     assert found["lengths"] == sorted(found["lengths"])
     assert "Paris" in found["answer"]
     assert (SCREENSHOTS / "answer.png").stat().st_size > 10_000
