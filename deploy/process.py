@@ -52,7 +52,8 @@ class EngineProcess:
     """One engine; use it as a context manager, or call `stop` whatever happens.
 
     `env` is added to this process's environment after the names that match `cleared` (patterns such as
-    `VLLM_*PORT*`) were taken out. `grace`: seconds between SIGTERM and SIGKILL.
+    `VLLM_*PORT*`) were taken out. `grace`: seconds between SIGTERM and SIGKILL. `directory` is the engine's
+    working directory, by default this process's.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class EngineProcess:
         env: Mapping[str, str] | None = None,
         cleared: Sequence[str] = (),
         grace: float = 10.0,
+        directory: Path | None = None,
     ) -> None:
         self.argv = tuple(argv)
         self.log = log
+        self.directory = directory
         self.grace = grace
         self.pid: int | None = None
         """The engine's process id (the leash's is another), once it runs."""
@@ -99,12 +102,15 @@ class EngineProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=self._env,
+                    cwd=self.directory,
                     pass_fds=(lifeline_read, status_write),
                     start_new_session=True,  # Ctrl-C in the terminal is the supervisor's to handle
                 )
         except OSError as error:
             self._close()
-            raise EngineFailed(f"Cannot start {sys.executable}: {error.strerror}.") from error
+            raise EngineFailed(
+                f"Cannot start {error.filename or sys.executable}: {error.strerror}."
+            ) from error
         finally:
             os.close(lifeline_read)
             os.close(status_write)

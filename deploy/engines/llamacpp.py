@@ -93,8 +93,7 @@ class LlamaCpp:
         port = request.concrete_port()
         model = _read_gguf_model(request) if request.model.suffix == ".gguf" else _read_checkpoint(request)
         name = request.name or model.name
-        threads = compute_threads()
-        command, cleared, key, notes = _command(runtime, request, model, name, port, threads)
+        command, cleared, key, notes = _command(runtime, request, model, name, port)
         return ServePlan(
             engine=self.name,
             runtime=runtime,
@@ -170,11 +169,14 @@ def _runtime(wanted: str | None) -> str:
 
 
 def _command(
-    runtime: str, request: ServeRequest, model: _Model, name: str, port: int, threads: int
+    runtime: str, request: ServeRequest, model: _Model, name: str, port: int
 ) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
     """Return the command, what is cleared from the environment, the variable of the key, and notes."""
     served, host = model.served.absolute(), request.host or "0.0.0.0"
+    threads = compute_threads()
     computing = f"threads: {threads}, one core is left to others"
+    if request.in_image:  # the cores of this machine say nothing about the one that will run the image
+        computing = "threads: llama.cpp's own default where it runs"
     if runtime == "llama-cpp-python":
         if isinstance(model.artifact, TemplateArtifact):
             raise UsageError(
@@ -194,7 +196,7 @@ def _command(
         *("--ctx-size", str(model.context), "--parallel", "1"),
         *(("--chat-template-file", str(template.absolute())) if template else ()),
         *_switches(model.source),
-        *("--threads", str(threads)),
+        *(() if request.in_image else ("--threads", str(threads))),
         *(() if embedded else ("--jinja",)),
     )
     return command, _CLEARED, "LLAMA_API_KEY", (f"{computing}; `-- -t N` takes N",)

@@ -44,7 +44,10 @@ def run_webui(plan: WebuiPlan, view: WebuiView) -> int:
     """
     ports.require_bindable(plan.host, plan.port)
     env = {**plan.env, "WEBUI_SECRET_KEY": secret_key(plan.data)}
-    process = EngineProcess(plan.argv, log=plan.log, env=env, cleared=plan.cleared, grace=_GRACE)
+    # Its database migrations put the working directory on sys.path: whatever lies there could be imported.
+    process = EngineProcess(
+        plan.argv, log=plan.log, env=env, cleared=plan.cleared, grace=_GRACE, directory=plan.data
+    )
     with end_signals(process.hurry) as asked_to_stop:
         view.starting()
         began = time.monotonic()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -15,16 +16,18 @@ from click.testing import CliRunner
 from cli import main
 from deploy.webui import (
     Upstream,
+    WebuiView,
     connect,
     elsewhere,
     find_webui,
     plan_webui,
     plan_webui_install,
+    run_webui,
     webui_settings,
 )
 from deploy.webui.environment import REQUIREMENTS, WebuiFound
 from deploy.webui.plan import secret_key
-from errors import CheckFailed, EngineMissing, UsageError
+from errors import CheckFailed, EngineFailed, EngineMissing, UsageError
 
 INSTALLED = WebuiFound("/env/bin/open-webui", "1.2.3")
 
@@ -143,3 +146,13 @@ def test_the_command_shows_what_it_would_do(url: str, monkeypatch: pytest.Monkey
     assert "sesame" not in done.stdout
     assert CliRunner().invoke(main, ["webui", "--json"]).exit_code == 3
     assert CliRunner().invoke(main, ["webui", url, "--install", "--dry-run"]).exit_code == 2
+
+
+def test_it_runs_in_its_data_directory_where_nothing_is_imported_by_mistake(tmp_path: Path) -> None:
+    program = tmp_path / "open-webui"
+    program.write_text("#!/bin/sh\npwd\nexit 7\n")
+    program.chmod(0o755)
+    plan = plan_webui(WebuiFound(str(program), None), (), port=0, data=tmp_path / "data")
+    with pytest.raises(EngineFailed, match="ended while it was starting") as told:
+        run_webui(plan, Mock(spec=WebuiView))
+    assert str(plan.data) in told.value.message
