@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,15 +88,15 @@ def environment_of(engine: str, directory: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(engine: str, model: Path, directory: Path) -> Iterator[Running]:
-    """Run `portside serve ENGINE MODEL` until the block ends. `directory`: for all that it makes."""
+def serving(engine: str, model: Path, directory: Path, options: Sequence[str] = ()) -> Iterator[Running]:
+    """Run `portside serve ENGINE MODEL OPTIONS` until the block ends. `directory`: for all that it makes."""
     directory.mkdir(parents=True, exist_ok=True)
     key, faults = None if engine == "ollama" else KEY, directory / "fault"
     faults.write_text("")
     env = {**os.environ, "PORTSIDE_CACHE": str(directory / "cache"), **environment_of(engine, directory)}
     env |= {"PORTSIDE_API_KEY": key} if key else {}
     env |= {_FAULT[engine]: f"@{faults}"} if engine in _FAULT else {}
-    command = [sys.executable, "-m", "cli", "serve", engine, str(model), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "cli", "serve", engine, str(model), "--port", "0", "--json", *options]
     with (directory / "messages").open("w+") as messages:
         process = subprocess.Popen(
             [*command, *_OPTIONS.get(engine, ())], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=messages
