@@ -58,11 +58,11 @@ test: setup ## unit and integration tests with the embedded engine on a real mod
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-engines: setup $(VLLM)/.ready $(LLAMA_CPP)/.ready $(LMDEPLOY)/.ready $(WEBUI) $(BROWSER)/.ready $(CLUSTER)/.ready system-tools ## tests against the real vLLM, LMDeploy, llama.cpp's tools, Open WebUI, manifests, all public templates
-	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "" \
+	PORTSIDE_WHOLE_CORPUS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m "" \
 		$(addprefix tests/chat_templates/,test_corpus_in_go.py test_probe.py test_llama_cpp_jinja.py)
-	$(oracles) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m engines --ignore tests/engines \
+	$(oracles) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m engines --ignore tests/engines \
 		--deselect tests/chat_templates/test_llama_cpp_jinja.py $(ARGS)
-	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines --ignore tests/engines/test_webui.py $(ARGS)
+	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines $(ARGS)
 
 test-webui: setup $(WEBUI) $(BROWSER)/.ready system-tools ## ask a question in Open WebUI, in a real browser
 	$(oracles) $(BIN)/python -m pytest -q -m engines tests/engines/test_webui.py $(ARGS)

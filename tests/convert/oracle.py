@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.convert.forks import run_forked
+
 __all__ = ["llamacpp_source", "quantize", "run_python", "stock_convert"]
+
+_TORCH = "PORTSIDE_TEST_TORCH_PYTHON"
+_LLAMA_CPP = "PORTSIDE_TEST_LLAMA_CPP_PYTHON"
 
 # The stock converter knows a pre-tokenizer by the hash of published vocabularies; those made here have none.
 _CONVERT = """
 import sys
-source, pre, patch, checkpoint, *jobs = sys.argv[1:]
-sys.path[:0] = [source, source + "/gguf-py"]
 import conversion.base
+pre, patch, checkpoint, *jobs = sys.argv[1:]
 if pre:
     conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
 if patch:
@@ -69,11 +73,10 @@ def stock_convert(
     `pre` is the name of the pre-tokenizer for a vocabulary whose hash llama.cpp does not know. `patch` is
     Python that runs before it, with `checkpoint` set: facts in place of code that comes with a checkpoint.
     """
-    source = llamacpp_source()
+    llamacpp_source()
     targets = {kind: directory / f"{kind}.gguf" for kind in kinds}
     jobs = [f"{kind}={path}" for kind, path in targets.items()]
-    python = _named("PORTSIDE_TEST_TORCH_PYTHON")
-    _run([str(python), "-c", _CONVERT, str(source), pre, patch, str(checkpoint), *jobs])
+    run_python(_TORCH, _CONVERT, pre, patch, str(checkpoint), *jobs)
     return targets
 
 
@@ -92,8 +95,7 @@ def quantize(
     """
     jobs = json.dumps([[number, str(path)] for number, path in targets])
     wishes = {"overrides": list(overrides), "pure": pure, "weights": str(weights) if weights else None}
-    python = _named("PORTSIDE_TEST_LLAMA_CPP_PYTHON")
-    _run([str(python), "-c", _QUANTIZE, str(source), jobs, json.dumps(wishes)])
+    run_python(_LLAMA_CPP, _QUANTIZE, str(source), jobs, json.dumps(wishes))
 
 
 def llamacpp_source() -> Path:
@@ -102,8 +104,20 @@ def llamacpp_source() -> Path:
 
 
 def run_python(variable: str, script: str, *arguments: str) -> None:
-    """Run `script` with the Python that `variable` names, and expect it to succeed."""
-    _run([str(_named(variable)), "-c", script, *arguments])
+    """Run `script` with the Python that `variable` names, and expect it to succeed.
+
+    With torch's Python llama.cpp's converter and its gguf can be imported.
+    """
+    python = _named(variable)
+    paths, modules = [], ["llama_cpp", "numpy"]
+    if variable == _TORCH:
+        modules = ["torch", "transformers.models.auto.modeling_auto"]
+        if os.environ.get("PORTSIDE_TEST_LLAMA_CPP_SOURCE"):
+            paths = [str(llamacpp_source()), str(llamacpp_source() / "gguf-py")]
+            modules.append("convert_hf_to_gguf")
+    with tempfile.NamedTemporaryFile("r", errors="replace") as output:
+        code = run_forked(python, paths, modules, script, arguments, Path(output.name))
+        assert code == 0, output.read()[-4000:]
 
 
 def _named(variable: str) -> Path:
@@ -111,8 +125,3 @@ def _named(variable: str) -> Path:
     if not value or not Path(value).exists():
         pytest.skip(f"{variable} is not set (make test-engines sets it)")
     return Path(value)
-
-
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
