@@ -90,7 +90,7 @@ def one_fault(cache: Path, moment: float, *, serving: bool, starter_too: bool) -
     return killed
 
 
-@pytest.mark.parametrize("runs", [4, pytest.param(50, marks=pytest.mark.engines)])
+@pytest.mark.parametrize("runs", [2, pytest.param(50, marks=pytest.mark.engines)])
 def test_a_killed_supervisor_leaves_nothing(runs: int, tmp_path: Path) -> None:
     """Two at a time: the runs are told apart by their caches."""
     dice = random.Random()
@@ -109,7 +109,7 @@ def test_a_killed_supervisor_leaves_nothing(runs: int, tmp_path: Path) -> None:
     assert killed >= runs / 2, "the faults came too early to be any"
 
 
-@pytest.mark.parametrize("cycles", [5, pytest.param(200, marks=pytest.mark.engines)])
+@pytest.mark.parametrize("cycles", [3, pytest.param(200, marks=pytest.mark.engines)])
 def test_starts_and_stops_leak_nothing(cycles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary, logs = tmp_path / "tmp", tmp_path / "logs"
     temporary.mkdir()

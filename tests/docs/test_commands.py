@@ -49,7 +49,8 @@ def workplace(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> 
     training_run(tmp_path / "saves/run")
     shutil.copy(ROOT / "chat_templates/families/smollm2.toml", tmp_path / "my-template.toml")
     shutil.copy(sample / "chat_template.jinja", tmp_path / "my-template.jinja")
-    (tmp_path / "what-my-users-write.txt").write_text((ROOT / "README.md").read_text(encoding="utf-8"))
+    written = (ROOT / "README.md").read_text(encoding="utf-8")[:4000]
+    (tmp_path / "what-my-users-write.txt").write_text(written, encoding="utf-8")
     for name in ("Makefile", "requirements", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv").symlink_to(sys.prefix)

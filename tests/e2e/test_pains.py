@@ -1,4 +1,8 @@
-"""What users suffer from, seen through the command line: it is found, told in words, repaired."""
+"""What users suffer from, seen through the command line: it is found, told in words, repaired.
+
+The two that serve have the marker `engines`: they take half a minute, and tests/deploy/test_embedded.py shows
+the same from inside in every test run.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +65,7 @@ def test_wrong_eos_ids_are_repaired_in_the_gguf(sample: Path, tmp_path: Path) ->
     assert read_gguf(as_is).metadata["tokenizer.ggml.eos_token_id"] == 0
 
 
+@pytest.mark.engines
 def test_a_foreign_template_fails_at_stop_with_exit_code_1(sample: Path, tmp_path: Path) -> None:
     model = copy_sample(sample, tmp_path / "model", chat_template=ALPACA)
     done = serve(model, "--json")
@@ -72,6 +77,7 @@ def test_a_foreign_template_fails_at_stop_with_exit_code_1(sample: Path, tmp_pat
     assert "--template" in done.stderr
 
 
+@pytest.mark.engines
 def test_the_right_template_repairs_it_and_the_ladder_compares(sample: Path, tmp_path: Path) -> None:
     model = copy_sample(sample, tmp_path / "model", chat_template=ALPACA)
     command = [sys.executable, "-m", "cli", "serve", "llamacpp", str(model), "--runtime", "embedded"]
