@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from convert.types import FILE_TYPES
 from tests.convert.forks import run_forked
 
-__all__ = ["llamacpp_source", "quantize", "run_python", "stock_convert"]
+__all__ = ["llamacpp_source", "quantize", "run_python", "stock_convert", "stock_files"]
 
 _TORCH = "PORTSIDE_TEST_TORCH_PYTHON"
 _LLAMA_CPP = "PORTSIDE_TEST_LLAMA_CPP_PYTHON"
@@ -78,6 +79,16 @@ def stock_convert(
     jobs = [f"{kind}={path}" for kind, path in targets.items()]
     run_python(_TORCH, _CONVERT, pre, patch, str(checkpoint), *jobs)
     return targets
+
+
+def stock_files(
+    checkpoint: Path, directory: Path, types: Sequence[str], pre: str = "", patch: str = ""
+) -> dict[str, Path]:
+    """Return type -> file, by the stock converter, or by it and then the quantizer."""
+    made = stock_convert(checkpoint, directory, ("f32", "bf16", "q8_0"), pre, patch)
+    targets = {kind: directory / f"{kind}.gguf" for kind in types if kind not in made}
+    quantize(made["f32"], [(FILE_TYPES[kind].number, path) for kind, path in targets.items()])
+    return {**made, **targets}
 
 
 def quantize(

@@ -10,10 +10,9 @@ import pytest
 
 from checkpoint import Checkpoint
 from convert import plan_conversion, run_conversion
-from convert.types import FILE_TYPES
 from tests.convert.gguf_bytes import metadata, tensor_digests
 from tests.convert.logits import llamacpp_logits, transformers_logits
-from tests.convert.oracle import quantize, stock_convert
+from tests.convert.oracle import stock_files
 from tests.native_families import NATIVE_FAMILIES, REMOTE_FAMILIES, write_native
 
 pytestmark = pytest.mark.engines
@@ -35,13 +34,10 @@ def test_every_type_is_identical(case: str, tmp_path: Path) -> None:
     directory = write_native(tmp_path / "Tiny-7M-Chat", architecture, **changes)
     plan = plan_conversion(Checkpoint.open(directory), _TYPES, tmp_path / "ours")
     ours = {file.type: file.path for file in run_conversion(plan)}
-    theirs = stock_convert(directory, tmp_path, ("f32", "bf16", "q8_0"), "gpt-2")
-    targets = {kind: tmp_path / f"{kind}.gguf" for kind in _TYPES if kind not in theirs}
-    quantize(theirs["f32"], [(FILE_TYPES[kind].number, path) for kind, path in targets.items()])
+    theirs = stock_files(directory, tmp_path, _TYPES, "gpt-2")
     for kind in _TYPES:
-        their_file = {**theirs, **targets}[kind]
-        assert metadata(ours[kind]) == metadata(their_file)
-        mine, other = _tensors(ours[kind]), _tensors(their_file)
+        assert metadata(ours[kind]) == metadata(theirs[kind])
+        mine, other = _tensors(ours[kind]), _tensors(theirs[kind])
         assert {name: mine.get(name) for name in mine if mine.get(name) != other.get(name)} == {}
         assert mine.keys() == other.keys()
 

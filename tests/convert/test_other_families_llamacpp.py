@@ -17,10 +17,9 @@ import pytest
 
 from checkpoint import Checkpoint
 from convert import plan_conversion, run_conversion
-from convert.types import FILE_TYPES
 from tests.checkpoints import edit_json, write_safetensors
 from tests.convert.gguf_bytes import metadata, tensor_digests
-from tests.convert.oracle import quantize, stock_convert
+from tests.convert.oracle import stock_files
 from tests.glm_checkpoints import ranked_bytes, write_glm
 from tests.other_families import PIECE_FAMILIES, write_piece_checkpoint
 
@@ -134,13 +133,10 @@ def _compare(
 ) -> None:
     plan = plan_conversion(Checkpoint.open(directory), _TYPES, tmp_path / "ours")
     ours = {file.type: file.path for file in run_conversion(plan)}
-    theirs = stock_convert(stock, tmp_path, ("f32", "bf16", "q8_0"), pre, patch)
-    targets = {kind: tmp_path / f"{kind}.gguf" for kind in _TYPES if kind not in theirs}
-    quantize(theirs["f32"], [(FILE_TYPES[kind].number, path) for kind, path in targets.items()])
+    theirs = stock_files(stock, tmp_path, _TYPES, pre, patch)
     for kind in _TYPES:
-        their_file = {**theirs, **targets}[kind]
-        assert _keys(ours[kind], differ) == _keys(their_file, differ)
-        assert _different(tensor_digests(ours[kind]), tensor_digests(their_file)) == {}
+        assert _keys(ours[kind], differ) == _keys(theirs[kind], differ)
+        assert _different(tensor_digests(ours[kind]), tensor_digests(theirs[kind])) == {}
 
 
 def _keys(path: Path, differ: set[str] | None) -> dict[str, Any]:
