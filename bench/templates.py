@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def main() -> None:
 class _Proven:
     """What is counted of one template: (dialect, class, status) for all outcomes, and why it has no form."""
 
-    outcomes: list[tuple[str, str, str]]
+    outcomes: Sequence[tuple[str, str, str]]
     has_form: bool
     refusal: str | None
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _COLOURS = {"up": "green", "busy": "cyan", "unclear": "yellow"}
-_WATCH_ONLY = ("interval", "token_every", "token_seconds", "stalled_after", "fail_after", "metrics_port")
+_WATCH_ONLY = ("interval", "token_every", "stalled_after", "fail_after", "metrics_port")
 
 
 @click.command()
@@ -52,7 +52,7 @@ _WATCH_ONLY = ("interval", "token_every", "token_seconds", "stalled_after", "fai
     "--token-seconds",
     type=click.FloatRange(0.1),
     metavar="S",
-    help="How long a token may take [default: 60]",
+    help="How long a token may take [default: 180, with --watch 60]",
 )
 @click.option(
     "--stalled-after",
@@ -100,7 +100,7 @@ def health(
     target = Target(model_name, *_training(model, source))
     if watch:
         return _watch(url, target, api_key, as_json, **more)
-    return _once(url, target, api_key, as_json, wait)
+    return _once(url, target, api_key, as_json, wait, more["token_seconds"])
 
 
 def _training(model: Path | None, source: str) -> tuple[Any, Any]:
@@ -113,9 +113,12 @@ def _training(model: Path | None, source: str) -> tuple[Any, Any]:
     return (None if source == "checkpoint" else load_source(source, None)), None
 
 
-def _once(url: str, target: Target, api_key: str | None, as_json: bool, wait: float) -> int:
+def _once(
+    url: str, target: Target, api_key: str | None, as_json: bool, wait: float, token_seconds: float | None
+) -> int:
     import console
     from deploy import check_health
+    from deploy.ladder import TOKEN_SECONDS
 
     report = check_health(
         url,
@@ -124,6 +127,7 @@ def _once(url: str, target: Target, api_key: str | None, as_json: bool, wait: fl
         api_key=api_key,
         model=target.model,
         wait=wait,
+        token_seconds=token_seconds or TOKEN_SECONDS,
     )
     if as_json:
         print_json(report.as_json())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from deploy.client import Client
-from deploy.ladder import Ladder, Target
+from deploy.ladder import TOKEN_SECONDS, Ladder, Target
 from deploy.report import HealthReport, Rung
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def check_health(
     api_key: str | None = None,
     model: str | None = None,
     wait: float = 0.0,
+    token_seconds: float = TOKEN_SECONDS,
     on_rung: Callable[[Rung], None] | None = None,
     on_wait: Callable[[float, str], None] | None = None,
 ) -> HealthReport:
@@ -31,8 +32,11 @@ def check_health(
 
     `model`: the name it must list, by default the first one it does. With `source` the prompts it feeds the
     model are compared with training, with `checkpoint` their token ids too. `wait`: seconds to let it come
-    up. Raises `UsageError` for what is no URL; a server that is down is a report, not an exception.
+    up; `token_seconds`: how long its first token may take. Raises `UsageError` for what is no URL; a server
+    that is down is a report, not an exception.
     """
     with Client(url, api_key=api_key) as client:
         target = Target(model=model, source=source, checkpoint=checkpoint)
-        return Ladder(client, target, patience=wait, on_rung=on_rung, on_wait=on_wait).climb()
+        return Ladder(
+            client, target, patience=wait, token_seconds=token_seconds, on_rung=on_rung, on_wait=on_wait
+        ).climb()

@@ -38,9 +38,10 @@ __all__ = ["Ladder", "Target", "engine_died"]
 
 HEARTBEAT = 5.0
 """Seconds between two signs of life while a server loads."""
+TOKEN_SECONDS = 180.0
+"""How long `generate` waits for its token: an engine may load or compile with the first request."""
 _PROBE_INTERVAL = 0.1
 _HEALTH_TIMEOUT = 5.0
-_GENERATE_TIMEOUT = 180.0
 _STOP_TIMEOUT = 600.0
 _TAIL = 12
 
@@ -82,7 +83,7 @@ class Ladder:
         process: EngineProcess | None = None,
         steps: Sequence[Step] = (),
         patience: float = 0.0,
-        token_seconds: float = _GENERATE_TIMEOUT,
+        token_seconds: float = TOKEN_SECONDS,
         on_rung: Callable[[Rung], None] | None = None,
         on_wait: Callable[[float, str], None] | None = None,
     ) -> None:

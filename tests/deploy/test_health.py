@@ -132,6 +132,14 @@ def test_keys(start: Start) -> None:
     assert "PORTSIDE_API_KEY" in (report["models"].hint or "")
 
 
+def test_a_token_may_take_as_long_as_one_says(start: Start) -> None:
+    url = start("--slow-chat", "1")
+    assert check_health(url, wait=5)["generate"].ok
+    report = check_health(url, token_seconds=0.2)
+    assert report["generate"].ok is False
+    assert report["generate"].seconds < 0.9
+
+
 def test_nobody_is_there() -> None:
     report = check_health(f"127.0.0.1:{free_port()}")
     assert oks(report) == dict.fromkeys(RUNGS) | {"port": False}

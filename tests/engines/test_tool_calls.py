@@ -18,7 +18,7 @@ from tests.engines.running import Running, installed, serving
 pytestmark = pytest.mark.engines
 
 TEMPLATE = Path(__file__).with_name("tools.jinja")
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -67,9 +67,15 @@ def _ask_once(client: OpenAI, server: Running) -> None:
 
 def _ask_streaming(client: OpenAI, server: Running) -> None:
     name, arguments, reason, content = "", "", None, ""
-    for chunk in client.chat.completions.create(
-        model=server.model, messages=MESSAGES, tools=[TOOL], temperature=0, max_tokens=64, stream=True
-    ):
+    chunks = client.chat.completions.create(
+        model=server.model,
+        messages=MESSAGES,
+        tools=[TOOL],
+        temperature=0,
+        max_tokens=64,
+        stream=True,
+    )
+    for chunk in chunks:
         for choice in chunk.choices:
             reason = choice.finish_reason or reason
             content += choice.delta.content or ""
