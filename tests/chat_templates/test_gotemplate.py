@@ -285,13 +285,13 @@ _leaves = st.one_of(
 templates = st.recursive(_leaves, _blocks, max_leaves=10).map(lambda t: "{{ $x := 1 }}{{ $y := .L }}" + t)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(templates)
 def test_agrees_with_go_on_generated_templates(template: str) -> None:
     assert ours(template, DATA) == go_oracle().render(template, DATA)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="{}-/* .$()|:=\"`'\\xNL1e,@\n", max_size=24))
 def test_agrees_with_go_on_noise(template: str) -> None:
     expected = go_oracle().render("{{" + template, DATA)

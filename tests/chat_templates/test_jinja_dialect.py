@@ -19,7 +19,7 @@ from tests.chat_templates.forms import conversations, forms
 NOW = datetime.datetime(2031, 5, 7, 23, 59, 59)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(
     forms(),
     st.lists(conversations(), min_size=4, max_size=4),

@@ -71,7 +71,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lmdeploy") / "template.json"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=fields, messages=any_messages)
 def test_renders_like_lmdeploys_own_class(file: Path, values: dict[str, Any], messages: list[Any]) -> None:
     file.write_text(json.dumps(values), "utf-8")
@@ -106,7 +106,7 @@ def sayable_forms(draw: st.DrawFn) -> ChatTemplate:
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     template=sayable_forms(),
     turns=st.lists(texts, min_size=1, max_size=4),

@@ -43,7 +43,7 @@ modelfiles = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(modelfiles)
 @example(Modelfile("./x", template='say """\nquietly"""', system='"'))
 def test_what_is_written_is_read_back(modelfile: Modelfile) -> None:
@@ -59,7 +59,7 @@ def test_what_is_written_is_read_back(modelfile: Modelfile) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_text_is_read_or_refused(text: str) -> None:
     for candidate in (text, f"FROM x\nSYSTEM {text}", f"FROM x\n{text}"):
         with contextlib.suppress(TemplateError):
