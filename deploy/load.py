@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deploy.client import Client, base_url, identify
+from deploy.client import Client, ServerKind, base_url, identify
 from errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ _WORDS = re.findall(
 )
 _IGNORES_EOS = ("vllm", "llama.cpp", "lmdeploy")
 """Servers that go on to `max_tokens` when told to, so that all generate the same number of tokens."""
+_CLOSES = ("llama.cpp",)
+"""Servers that close a connection behind a streamed answer without saying so in its headers (measured): now and
+then the next question on it would be lost."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, requests done, requests in all)."""
@@ -140,7 +143,7 @@ def run_load(
             hint=f"`portside health {root}` says more.",
         )
     kind = identify(listed)
-    runner = _Runner(root, model or str(entries[0]["id"]), load, kind in _IGNORES_EOS, api_key, progress)
+    runner = _Runner(root, model or str(entries[0]["id"]), load, kind, api_key, progress)
     levels, interrupted = asyncio.run(runner.run())
     return Bench(root, runner.model, kind, load, runner.ignore_eos, levels, interrupted)
 
@@ -149,12 +152,13 @@ class _Runner:
     """The clients of all levels."""
 
     def __init__(
-        self, root: str, model: str, load: Load, ignore_eos: bool, api_key: str | None, progress: Progress
+        self, root: str, model: str, load: Load, kind: ServerKind, api_key: str | None, progress: Progress
     ) -> None:
         self.root = root
         self.model = model
         self.load = load
-        self.ignore_eos = ignore_eos
+        self.ignore_eos = kind in _IGNORES_EOS
+        self.closes = kind in _CLOSES
         self.api_key = api_key
         self.progress = progress
         self.next = 0
@@ -192,6 +196,7 @@ class _Runner:
             api_key=self.api_key or "none",
             max_retries=0,  # a retry would hide an error, and count its time
             timeout=self.load.timeout,
+            default_headers={"Connection": "close"} if self.closes else None,
             http_client=DefaultAsyncHttpxClient(trust_env=not local),
         )
 

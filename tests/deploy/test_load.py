@@ -28,6 +28,7 @@ class Stream(BaseHTTPRequestHandler):
     """Streams `PIECES` pieces; every `fail`-th question is answered with HTTP 500, every `cut`-th breaks."""
 
     asked: list[dict[str, Any]]
+    connections: set[str | None]
     owner = "vllm"
     usage = True
     fail = cut = 0
@@ -44,6 +45,7 @@ class Stream(BaseHTTPRequestHandler):
         kind = type(self)
         with kind.lock:
             kind.asked.append(body)
+            kind.connections.add(self.headers["Connection"])
             number = len(kind.asked)
             kind.under_way += 1
             kind.most = max(kind.most, kind.under_way)
@@ -87,7 +89,7 @@ class Stream(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[Stream]]]:
-    handler: type[Stream] = type("Handler", (Stream,), {"asked": []})
+    handler: type[Stream] = type("Handler", (Stream,), {"asked": [], "connections": set()})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     http.daemon_threads = True
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -143,6 +145,17 @@ def test_a_server_that_neither_counts_nor_ignores_the_end(server: tuple[str, typ
     assert "ignore_eos" not in handler.asked[0]
     assert not found.levels[0].counted
     assert found.levels[0].tokens == 2 * PIECES
+
+
+@pytest.mark.parametrize(("owner", "connection"), [("llamacpp", "close"), ("vllm", "keep-alive")])
+def test_a_connection_that_the_server_would_close_is_not_used_again(
+    server: tuple[str, type[Stream]], owner: str, connection: str
+) -> None:
+    url, handler = server
+    handler.owner = owner
+    (level,) = run_load(url, Load(concurrencies=(1,), requests=3, prompt_words=3)).levels
+    assert handler.connections == {connection}
+    assert not level.errors
 
 
 def test_ctrl_c_gives_what_there_is(server: tuple[str, type[Stream]]) -> None:
