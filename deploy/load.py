@@ -40,8 +40,8 @@ _WORDS = re.findall(
 _IGNORES_EOS = ("vllm", "llama.cpp", "lmdeploy")
 """Servers that go on to `max_tokens` when told to, so that all generate the same number of tokens."""
 _CLOSES = ("llama.cpp",)
-"""Servers that close a connection behind a streamed answer without saying so in its headers (measured): now and
-then the next question on it would be lost."""
+"""Servers that close a connection behind a streamed answer without saying so in its headers (measured): now
+and then the next question on it would be lost."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, requests done, requests in all)."""
